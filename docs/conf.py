@@ -1,0 +1,36 @@
+# The pages must build without a network, so other projects' names are not looked up.
+
+import tomllib
+from pathlib import Path
+
+PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+
+project = "anyio_uring"
+author = "The anyio_uring authors"
+copyright = author
+release = version = PYPROJECT["project"]["version"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"anyio_uring {release}"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+nitpick_ignore_regex = [
+    (r"py:.*", r"(anyio|asyncio|collections|contextlib|io|os|pathlib|trio|types|typing)\..*"),
+    # Names that type checkers know and Python does not.
+    (
+        r"py:.*",
+        r"(.*\.)?(StrOrBytesPath|ReadableBuffer|WriteableBuffer|_?Any(Str|_co)?|IO|_[A-Z]\w*)",
+    ),
+    # Bases and annotations whose import was only for type checkers.
+    (r"py:.*", r"(AsyncFile\[.*|Callable|CapacityLimiter|Iterable|Literal|Mapping|Path|PathLike)"),
+]
+# Only blocks marked as tests run; the examples in docstrings are programs of several lines.
+doctest_test_doctest_blocks = ""
+doctest_global_setup = "import anyio, anyio_uring"

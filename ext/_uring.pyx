@@ -1,0 +1,1650 @@
+# cython: language_level=3, auto_pickle=False, autotestdict=False
+"""The compiled core: rings, operations, and the calls that never sleep.
+
+Knows no event loop.  A host (``anyio_uring._host_asyncio``, ``_host_trio``) owns one `Ring`, hands
+it `Operation` objects, asks it for finished ones and wakes whoever waited; the drivers and the
+file layer build operations and read their outcome.  ``ext/README.md`` has the table of states,
+with the owner of buffer, file and slot in each.
+
+Everything here runs with the GIL held unless it says otherwise, and a `Ring` is used by the
+thread that made it only.
+"""
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from abi cimport (
+    AU_AT_EMPTY_PATH, AU_AT_STATX_DONT_SYNC, AU_ENTER_EXT_ARG, AU_ENTER_GETEVENTS,
+    AU_FEAT_EXT_ARG, AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS,
+    AU_FEAT_RW_CUR_POS, AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC,
+    AU_IOSQE_ASYNC, AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE,
+    AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_STATX,
+    AU_OP_SUPPORTED, AU_OP_WRITE, AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS,
+    AU_REGISTER_PROBE, AU_RESOLVE_CACHED, AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN,
+    AU_SETUP_CQSIZE, AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER,
+    AU_SETUP_SUBMIT_ALL, AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN,
+    AU_STATX_BASIC_STATS, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE,
+    au_cqe, au_getevents_arg, au_open_how, au_params, au_probe, au_sqe, au_statx, au_timespec,
+)
+from kernel cimport (
+    au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
+    au_load_acquire, au_map, au_openat2, au_pread, au_preadv2, au_register, au_resident,
+    au_setup, au_statx_call,
+)
+from ring cimport (
+    cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish,
+)
+from sqe cimport (
+    prep_cancel, prep_close, prep_fsync, prep_ftruncate, prep_nop, prep_openat, prep_read,
+    prep_statx, prep_write,
+)
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **bytes, Py_ssize_t newsize) except -1
+    object PyWeakref_NewRef(object ob, object callback)
+    PyObject *PyDict_GetItemWithError(object p, object key) except? NULL
+
+cdef extern from "Python.h":
+    ctypedef object (*getattrofunc)(object, object)
+    ctypedef struct PyTypeObject:
+        getattrofunc tp_getattro
+    object PyObject_GenericGetAttr(object, object)
+    void PyType_Modified(PyTypeObject *)
+
+cdef extern from "errno.h" nogil:
+    const int EACCES, EAGAIN, EBADR, EBUSY, ECANCELED, EINTR, EINVAL, EISDIR, ELOOP, ENAMETOOLONG
+    const int ENOENT, ENOMEM, ENOSYS, ENOTDIR, EOPNOTSUPP, EROFS, ETIME, ETXTBSY
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void **memptr, size_t alignment, size_t size)
+
+cdef extern from "sys/mman.h" nogil:
+    int munmap(void *addr, size_t length)
+
+cdef extern from "fcntl.h" nogil:
+    const int AT_FDCWD
+    const int F_SETFL
+    const int O_CLOEXEC
+    const int O_CREAT
+    const int O_DIRECT
+    const int O_NONBLOCK
+    const int O_PATH
+    const int O_TRUNC
+    const int O_ACCMODE
+    const int O_RDONLY
+    const int SEEK_SET
+
+cdef extern from "sys/stat.h" nogil:
+    bint S_ISREG(uint32_t mode)
+    bint S_ISFIFO(uint32_t mode)
+
+
+# ---------------------------------------------------------------------------------------------
+# Numbers shared with Python
+# ---------------------------------------------------------------------------------------------
+
+cdef enum:
+    # What a now-call answers instead of a result.  Negative, so that counts stay apart.
+    _MISS = -1      # would have to wait, or is not ours to do: go to the next tier
+    _CHECK = -2     # ask the runtime first: another loop, or the scope is cancelled
+    _TURN = -3      # the allowance is used up: wait for a turn
+
+    # Where a file's cached data can be read without sleeping
+    _NOW_NEVER = 0
+    _NOW_NOWAIT = 1     # preadv2(RWF_NOWAIT)
+    _NOW_PLAIN = 2      # tmpfs without swap: everything is in memory
+    _NOW_RESIDENT = 3   # overlayfs: ask mincore(2) first
+
+    # States of an operation; ext/README.md has the table
+    _NEW = 0
+    _QUEUED = 1
+    _STARTED = 2
+    _DONE = 3
+
+    # io_uring_enter takes at most this much in one transfer without losing the whole to one
+    # short completion; the kernel's own limit is 0x7ffff000.
+    _TRANSFER_MAX = 64 << 20
+    # Direct I/O wants memory aligned to the logical block; no common device asks for more.
+    _ALIGNMENT = 4096
+    # Completions are copied out in runs of this many.
+    _REAP_RUN = 64
+    # Rounds of "more work has come meanwhile" in one wake-up before the loop gets its turn.
+    _ROUNDS_MAX = 8
+    # Below this many entries an enter is too short to be worth giving up the GIL.
+    _ENTER_KEEP_GIL_MAX = 4
+    # Misses in a row after which a file's cached reads are tried only now and then.
+    _MISSES_MAX = 4
+    _SKIP = 15
+
+    # The kernel's own restart codes (include/linux/errno.h), seen when a cancel interrupts a
+    # worker; never meant for users.
+    _ERESTARTSYS = 512
+    _ERESTARTNOINTR = 513
+    _ERESTARTNOHAND = 514
+    _ERESTART_RESTARTBLOCK = 516
+
+MISS = _MISS
+CHECK = _CHECK
+TURN = _TURN
+NOW_NEVER = _NOW_NEVER
+NOW_NOWAIT = _NOW_NOWAIT
+NOW_PLAIN = _NOW_PLAIN
+NOW_RESIDENT = _NOW_RESIDENT
+
+OPERATIONS = {
+    "nop": AU_OP_NOP, "read": AU_OP_READ, "write": AU_OP_WRITE, "openat": AU_OP_OPENAT,
+    "close": AU_OP_CLOSE, "statx": AU_OP_STATX, "fsync": AU_OP_FSYNC,
+    "ftruncate": AU_OP_FTRUNCATE, "async_cancel": AU_OP_ASYNC_CANCEL,
+}
+SETUP_FLAGS = {
+    "SINGLE_ISSUER": AU_SETUP_SINGLE_ISSUER, "DEFER_TASKRUN": AU_SETUP_DEFER_TASKRUN,
+    "TASKRUN_FLAG": AU_SETUP_TASKRUN_FLAG, "COOP_TASKRUN": AU_SETUP_COOP_TASKRUN,
+    "NO_SQARRAY": AU_SETUP_NO_SQARRAY, "SUBMIT_ALL": AU_SETUP_SUBMIT_ALL,
+}
+FEATURES = {
+    "NODROP": AU_FEAT_NODROP, "SUBMIT_STABLE": AU_FEAT_SUBMIT_STABLE,
+    "RW_CUR_POS": AU_FEAT_RW_CUR_POS, "EXT_ARG": AU_FEAT_EXT_ARG,
+    "NATIVE_WORKERS": AU_FEAT_NATIVE_WORKERS, "RSRC_TAGS": AU_FEAT_RSRC_TAGS,
+}
+
+# Newest first.  A kernel answers EINVAL to a flag it does not know; asking costs a system call
+# once, and is right on kernels with backports, which version numbers are not.
+cdef uint32_t[4] SETUP_LADDER
+SETUP_LADDER[0] = (AU_SETUP_SINGLE_ISSUER | AU_SETUP_DEFER_TASKRUN | AU_SETUP_TASKRUN_FLAG
+                   | AU_SETUP_COOP_TASKRUN | AU_SETUP_NO_SQARRAY | AU_SETUP_SUBMIT_ALL)
+SETUP_LADDER[1] = (AU_SETUP_SINGLE_ISSUER | AU_SETUP_DEFER_TASKRUN | AU_SETUP_TASKRUN_FLAG
+                   | AU_SETUP_COOP_TASKRUN | AU_SETUP_SUBMIT_ALL)
+SETUP_LADDER[2] = AU_SETUP_COOP_TASKRUN | AU_SETUP_TASKRUN_FLAG | AU_SETUP_SUBMIT_ALL
+SETUP_LADDER[3] = 0
+
+
+# ---------------------------------------------------------------------------------------------
+# Meter: may this operation be served at once?
+# ---------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Meter:
+    """The allowance of one loop, and its way to see whether the current task is cancelled.
+
+    The compiled half of the gate (``anyio_uring._gate``).  It imports no event loop: the host
+    hands over the few objects to look at (``anyio_uring._private`` names them and falls back to
+    the public, slower question when one of them has changed its shape).
+    """
+
+    cdef uint8_t kind           # 0: ask in public, 1: asyncio under AnyIO, 2: Trio
+    cdef uintptr_t token        # identity of the loop or the Trio runner; 0 once it has ended
+    cdef object running_loop    # asyncio._get_running_loop
+    cdef object current_task    # dict or callable: loop -> task
+    cdef object task_states     # AnyIO's WeakKeyDictionary.data: ref(task) -> state
+    cdef object task_reference
+    cdef object trio_context    # Trio's thread-local; also on asyncio, where a guest may run
+    cdef readonly int64_t left
+    cdef int64_t budget
+    cdef int64_t cost_fixed     # of one operation, in nanoseconds of the loop's time
+    cdef int cost_shift         # bytes >> shift: nanoseconds to copy them
+    cdef public Py_ssize_t inline_max
+    cdef public bint enabled    # False: the now tier is switched off (a testing setting)
+    cdef readonly uint64_t hits
+    cdef readonly uint64_t misses
+    cdef readonly uint64_t opened
+    cdef readonly uint64_t closed
+
+    def __cinit__(self):
+        # ~64 cached reads of 4 KiB, or four of 256 KiB, between two turns of the loop
+        self.budget = 160_000
+        self.cost_fixed = 2_000
+        self.cost_shift = 3     # 8 bytes per nanosecond
+        self.left = self.budget
+        self.inline_max = 256 << 10
+        self.enabled = True
+
+    def watch_asyncio(self, loop, running_loop, current_task, task_states, trio_context):
+        self.kind = 1
+        self.token = <uintptr_t><void *>loop
+        self.running_loop = running_loop
+        self.current_task = current_task
+        self.task_states = task_states
+        self.trio_context = trio_context
+
+    def watch_trio(self, runner, trio_context):
+        self.kind = 2
+        self.token = <uintptr_t><void *>runner
+        self.trio_context = trio_context
+
+    def checkpoint_every(self, int64_t count):
+        """Count operations instead of time: a turn of the loop after every `count` of them."""
+        self.budget = count
+        self.cost_fixed = 1
+        self.cost_shift = 63
+        self.left = 0
+
+    def retire(self):
+        """The loop has ended: no file may take this meter for the current one any more."""
+        self.token = 0
+
+    def refill(self):
+        self.left = self.budget
+
+    cpdef bint charge(self, Py_ssize_t size):
+        """Take the cost of one operation; False when nothing is left and a turn is due."""
+        if self.left <= 0:
+            return False
+        self.left -= self.cost_fixed + (size >> self.cost_shift)
+        return True
+
+    cdef int admit(self, Py_ssize_t size) except 1:
+        """0 to go on, `_CHECK` or `_TURN`."""
+        cdef int verdict = self.look()
+        if verdict == 0 and not self.charge(size):
+            return _TURN
+        return verdict
+
+    cdef int look(self) except 1:
+        """0 when this meter's loop runs the current task and no scope around it is cancelled."""
+        cdef PyObject *found
+        cdef object task, scope
+        if self.kind == 1:
+            loop = self.running_loop()
+            if <uintptr_t><void *>loop != self.token or loop is None:
+                return _CHECK
+            if type(self.current_task) is dict:
+                found = PyDict_GetItemWithError(self.current_task, loop)
+                if found == NULL:
+                    return self.look_without_task()
+                task = <object>found
+            else:
+                task = self.current_task(loop)
+                if task is None:
+                    return self.look_without_task()
+            # Held on to: the next look at the same task makes no new reference
+            self.task_reference = PyWeakref_NewRef(task, None)
+            found = PyDict_GetItemWithError(self.task_states, self.task_reference)
+            if found == NULL:
+                return 0
+            scope = (<object>found).cancel_scope
+            while scope is not None:
+                if scope._cancel_called:
+                    return _CHECK
+                if scope._shield:
+                    return 0
+                scope = scope._parent_scope
+            return 0
+        if self.kind == 2:
+            task = getattr(self.trio_context, "task", None)
+            if task is None:
+                return _CHECK
+            runner = task._runner
+            if <uintptr_t><void *>runner != self.token:
+                return _CHECK
+            if task._cancel_status.effectively_cancelled:
+                return _CHECK
+            if runner.ki_pending and task is runner.main_task:
+                return _CHECK
+            return 0
+        return _CHECK
+
+    cdef int look_without_task(self) except 1:
+        """In a callback of the loop: our own, or a Trio run that is this loop's guest."""
+        if self.trio_context is not None and hasattr(self.trio_context, "task"):
+            return _CHECK
+        return 0
+
+    def clear(self):
+        """True when `look` says that nothing stands in the way (for the slow path and tests)."""
+        return self.look() == 0
+
+
+# ---------------------------------------------------------------------------------------------
+# Handle: a file descriptor and what is known about it
+# ---------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Handle:
+    """An open file descriptor, with the facts that decide which tier may serve it.
+
+    Owns the descriptor (if `closefd`) until `release` passes it to whoever closes it.  Counts the
+    operations in the kernel that use it: the descriptor is not closed under them.
+    """
+
+    cdef readonly int fd                # -1 once released
+    cdef readonly int open_flags
+    cdef readonly uint32_t st_mode
+    cdef readonly uint32_t blksize
+    cdef readonly bint closefd
+    cdef readonly bint readable
+    cdef readonly bint writable
+    cdef readonly bint append
+    cdef readonly bint regular
+    cdef readonly bint nonblocking
+    cdef readonly bint direct
+    cdef readonly bint local            # regular, on an allow-listed local file system
+    cdef readonly int now               # NOW_*
+    cdef readonly int inflight
+    cdef public bint shared             # the kernel's offset counts, not `position`
+    cdef public bint seekable
+    cdef public bint closing            # no new operations
+    cdef public bint busy               # an operation owns the position: wait in line
+    cdef public int64_t position
+    cdef public Meter meter             # of the loop that used the file last
+    cdef public object when_idle        # called once, when the last operation leaves
+    cdef int misses, skip
+    cdef object __weakref__
+
+    def __cinit__(self, int fd, int open_flags, *, bint closefd=True, uint32_t st_mode=0,
+                  uint32_t blksize=0, int now=_NOW_NEVER, bint local=False):
+        self.fd = fd
+        self.open_flags = open_flags
+        self.closefd = closefd
+        self.readable = (open_flags & O_ACCMODE) != 1      # not O_WRONLY
+        self.writable = (open_flags & O_ACCMODE) != O_RDONLY
+        self.append = (open_flags & 0o2000) != 0           # O_APPEND
+        self.nonblocking = (open_flags & O_NONBLOCK) != 0
+        self.direct = (open_flags & O_DIRECT) != 0
+        self.st_mode = st_mode
+        self.blksize = blksize
+        self.regular = S_ISREG(st_mode)
+        self.seekable = self.regular or (st_mode & 0o170000) == 0o060000
+        self.local = local and self.regular
+        self.now = _NOW_NEVER if self.direct else now
+        self.meter = None
+        self.when_idle = None
+
+    def __dealloc__(self):
+        # The last resort: whoever dropped the file has warned already, and no operation is in
+        # flight, since each holds a reference.
+        if self.fd >= 0 and self.closefd:
+            au_close(self.fd)
+
+    @property
+    def closed(self):
+        return self.fd < 0 or self.closing
+
+    def release(self):
+        """Give up the descriptor: returns it, and this handle is closed from now on."""
+        cdef int fd = self.fd
+        self.fd = -1
+        self.closing = True
+        return fd
+
+    def forget_operations(self):
+        """After fork, in the child: the operations in flight are the parent's."""
+        self.inflight = 0
+        self.busy = False
+
+    def join(self):
+        """Somebody uses the descriptor; it is not closed meanwhile."""
+        self.inflight += 1
+
+    cpdef int leave(self) except -1:
+        """The counterpart of `join`, in whatever thread."""
+        self.inflight -= 1
+        if self.inflight == 0 and self.when_idle is not None:
+            callback, self.when_idle = self.when_idle, None
+            callback()
+        return 0
+
+    # -- reads that never sleep ---------------------------------------------------------------
+
+    cdef Py_ssize_t read_cached(self, char *data, Py_ssize_t size, int64_t offset) noexcept nogil:
+        """Read all of [offset, offset + size) up to EOF from memory; -errno when that cannot be.
+
+        EAGAIN means "would have to wait", anything else is handed to the next tier as well, so
+        that an error is raised in one place, by a call that may take its time over it.
+        """
+        cdef Py_ssize_t count = 0
+        cdef long result
+        cdef au_statx facts
+        cdef int64_t end
+        if self.now == _NOW_RESIDENT:
+            if au_statx_call(self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                             AU_STATX_BASIC_STATS, &facts) < 0:
+                return -EAGAIN
+            end = <int64_t>facts.stx_size
+            if end > offset + size:
+                end = offset + size
+            if end > offset and au_resident(self.fd, offset, <size_t>(end - offset)) != 1:
+                return -EAGAIN
+        while True:
+            if self.now == _NOW_NOWAIT:
+                result = au_preadv2(self.fd, data + count, size - count,
+                                    -1 if offset == -1 else offset + count, AU_RWF_NOWAIT)
+            else:
+                result = au_pread(self.fd, data + count, size - count,
+                                  -1 if offset == -1 else offset + count)
+            if result < 0:
+                # At the kernel's own offset a first part is already consumed: return it.
+                return count if count and offset == -1 else result
+            count += result
+            if result == 0 or count == size:
+                return count
+
+    cdef int may_try(self, Py_ssize_t size) noexcept:
+        if self.now == _NOW_NEVER or size > self.meter.inline_max or not self.meter.enabled:
+            return 0
+        if self.skip > 0:
+            self.skip -= 1
+            return 0
+        return 1
+
+    cdef void missed(self, Py_ssize_t error) noexcept:
+        self.meter.misses += 1
+        if error == -EOPNOTSUPP or error == -EINVAL or error == -ENOSYS:
+            self.now = _NOW_NEVER   # this file cannot; others on other file systems may
+        else:
+            self.misses += 1
+            if self.misses >= _MISSES_MAX:
+                self.skip = _SKIP
+
+    cdef object bytes_now(self, Py_ssize_t size, int64_t offset):
+        """bytes, or MISS.  Everything has been checked and charged."""
+        cdef PyObject *data
+        cdef Py_ssize_t count
+        if not self.may_try(size):
+            return _MISS
+        result = PyBytes_FromStringAndSize(NULL, size)
+        count = self.read_cached(PyBytes_AS_STRING(result), size, offset)
+        if count < 0:
+            self.missed(count)
+            return _MISS
+        self.misses = 0
+        self.meter.hits += 1
+        if count != size:
+            data = <PyObject *>result
+            Py_INCREF(result)
+            result = None
+            _PyBytes_Resize(&data, count)
+            result = <object>data
+            Py_DECREF(result)
+        return result
+
+    cpdef object pread(self, Py_ssize_t size, int64_t offset):
+        """Cached bytes at `offset`; or MISS, CHECK, TURN.  The hot path of positional reads."""
+        cdef int verdict
+        if (self.meter is None or self.fd < 0 or self.closing or not self.readable or size < 0
+                or offset < 0 or not self.seekable):
+            return _CHECK
+        verdict = self.meter.admit(size)
+        if verdict < 0:
+            return verdict
+        return self.bytes_now(size, offset)
+
+    cpdef object read(self, Py_ssize_t size):
+        """Cached bytes at the position, which moves; or MISS, CHECK, TURN."""
+        cdef int verdict
+        if (self.meter is None or self.fd < 0 or self.closing or not self.readable or size < 0
+                or self.busy or not self.seekable):
+            return _CHECK
+        verdict = self.meter.admit(size)
+        if verdict < 0:
+            return verdict
+        result = self.bytes_now(size, -1 if self.shared else self.position)
+        if type(result) is bytes and not self.shared:
+            self.position += PyBytes_GET_SIZE(result)
+        return result
+
+    def pread_cached(self, Py_ssize_t size, int64_t offset):
+        """Like `pread` for a caller that has been admitted already: bytes or MISS."""
+        return self.bytes_now(size, offset)
+
+    def readinto_cached(self, buffer, int64_t offset):
+        """Fill a writable buffer from memory: the count, or MISS.  The caller was admitted."""
+        cdef Py_buffer view
+        cdef Py_ssize_t count
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE | PyBUF_SIMPLE)
+        try:
+            if not self.may_try(view.len):
+                return _MISS
+            count = self.read_cached(<char *>view.buf, view.len, offset)
+        finally:
+            PyBuffer_Release(&view)
+        if count < 0:
+            self.missed(count)
+            return _MISS
+        self.misses = 0
+        self.meter.hits += 1
+        return count
+
+    # -- other calls that never sleep ---------------------------------------------------------
+
+    def size_now(self):
+        """st_size of a file whose inode is in memory by its nature, or MISS."""
+        cdef au_statx facts
+        if not (self.local and self.meter is not None and self.meter.enabled) or au_statx_call(
+                self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC, AU_STATX_BASIC_STATS,
+                &facts) < 0:
+            return _MISS
+        return facts.stx_size
+
+    def close_now(self):
+        """Close at once if that cannot sleep: 0 (closed) or MISS.
+
+        Opened read-only, still linked, on a local file system: nothing to flush, no truncation
+        to finish, no inode to delete.
+        """
+        cdef au_statx facts
+        if (not self.local or self.writable or self.inflight or self.meter is None
+                or not self.meter.enabled):
+            return _MISS
+        if au_statx_call(self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                         AU_STATX_BASIC_STATS, &facts) < 0 or facts.stx_nlink == 0:
+            return _MISS
+        self.closing = True
+        au_close(self.fd)
+        self.fd = -1
+        self.meter.closed += 1
+        return 0
+
+
+cdef class HandleOwner:
+    """The compiled part of a file object: where the hot path finds the handle without asking the
+    interpreter (an attribute of a class with ``__getattr__``, as AnyIO's is, costs more than the
+    whole check)."""
+
+    cdef public Handle _handle
+
+
+def plain_attributes(cls):
+    """Look the attributes of a class's instances up in the ordinary way, past ``__getattr__``.
+
+    AnyIO's file class has a ``__getattr__`` that passes everything through to the file it wraps;
+    ours wraps none.  Inheriting it makes each attribute and each method call take the
+    interpreter's slow way (some 40 ns, three times in a cached read of 800).  Subclasses get the
+    ordinary dispatch again, so the class still defines a ``__getattr__`` that only raises.
+    """
+    if not isinstance(cls, type):
+        raise TypeError("not a class")
+    (<PyTypeObject *>cls).tp_getattro = PyObject_GenericGetAttr
+    PyType_Modified(<PyTypeObject *>cls)
+
+
+def pread_now(HandleOwner file, Py_ssize_t size, int64_t offset):
+    """`Handle.pread` of a file."""
+    return file._handle.pread(size, offset)
+
+
+def read_now(HandleOwner file, Py_ssize_t size):
+    """`Handle.read` of a file."""
+    return file._handle.read(size)
+
+
+# ---------------------------------------------------------------------------------------------
+# Opening and stating without sleeping
+# ---------------------------------------------------------------------------------------------
+
+# unique mount id (or device number, where the kernel has none) -> ("name", NOW_*, local)
+cdef dict mounts = {}
+cdef object classify = None
+
+
+def set_classifier(function):
+    """Register ``function(mount_id, dev_major, dev_minor) -> (fs_type, now, local)``.
+
+    Called once for each mount that files are opened on; `mount_id` is -1 before Linux 5.8.
+    """
+    global classify
+    classify = function
+    mounts.clear()
+
+
+def forget_mounts():
+    mounts.clear()
+
+
+cdef object mount_facts(int fd, au_statx *facts):
+    """(fs_type, now, local) of the mount that `fd` is on.
+
+    The key must never come to mean another mount: unique mount ids (6.8) are not reused; the
+    device number of a block device stays local storage whatever is mounted from it; anonymous
+    device numbers (major 0) are reused, so without unique ids those mounts are not cached.
+    """
+    cdef au_statx old
+    cdef long mount_id = -1
+    cdef object key = None
+    if facts.stx_mask & AU_STATX_MNT_ID_UNIQUE:
+        key = facts.stx_mnt_id
+    elif facts.stx_dev_major:
+        key = (facts.stx_dev_major, facts.stx_dev_minor)
+    if key is not None:
+        found = mounts.get(key)
+        if found is not None:
+            return found
+    if au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                     AU_STATX_BASIC_STATS | AU_STATX_MNT_ID, &old) == 0 \
+            and old.stx_mask & AU_STATX_MNT_ID:
+        mount_id = <long>old.stx_mnt_id
+    found = classify(mount_id, facts.stx_dev_major, facts.stx_dev_minor)
+    if key is not None:
+        if len(mounts) >= 1024:
+            mounts.clear()
+        mounts[key] = found
+    return found
+
+
+cdef object facts_tuple(int fd, au_statx *facts):
+    fs_type, now, local = mount_facts(fd, facts)
+    return facts.stx_mode, facts.stx_blksize, facts.stx_size, fs_type, now, local
+
+
+def fd_facts(int fd):
+    """(st_mode, blksize, size, fs_type, now, local) of an open descriptor; never sleeps.
+
+    AT_STATX_DONT_SYNC: a network file system answers from what it has, so `size` is a hint there.
+
+    :raises OSError: EBADF, or ENOSYS where the kernel has no statx(2) (before 4.11)
+    """
+    cdef au_statx facts
+    cdef long result = au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                                     AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE, &facts)
+    if result < 0:
+        raise OSError(-result, strerror(-result))
+    return facts_tuple(fd, &facts)
+
+
+def open_now(bytes path, int flags, Meter meter):
+    """Open an existing regular file on a local file system without sleeping.
+
+    A probe (O_PATH, RESOLVE_CACHED) finds out what the path names without opening it; only then
+    the file is opened, by path again, and the inode compared, since the name may have moved.
+    O_NONBLOCK guards the second open against a FIFO or a lease that came in between.
+
+    :returns: (fd, facts as `fd_facts`); MISS; or -errno of the path walk (below -4000: as
+        ``-4096 - errno``, apart from the codes)
+    """
+    cdef au_open_how how
+    cdef au_statx probe, facts
+    cdef long probed, fd, result
+    cdef int mask = AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC
+    cdef uint32_t wanted = AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE
+    if not meter.enabled or flags & (O_CREAT | O_TRUNC | O_DIRECT | O_NONBLOCK):
+        return _MISS
+    memset(&how, 0, sizeof(how))
+    how.flags = O_PATH | O_CLOEXEC
+    how.resolve = AU_RESOLVE_CACHED
+    probed = au_openat2(AT_FDCWD, path, &how)
+    if probed < 0:
+        return walk_error(probed)
+    try:
+        if au_statx_call(probed, b"", mask, wanted, &probe) < 0 or not S_ISREG(probe.stx_mode):
+            return _MISS
+        fs_type, now, local = mount_facts(probed, &probe)
+        if not local and not (now == _NOW_RESIDENT and (flags & O_ACCMODE) == O_RDONLY):
+            return _MISS
+        how.flags = <uint64_t>(flags | O_NONBLOCK | O_CLOEXEC)
+        fd = au_openat2(AT_FDCWD, path, &how)
+        if fd < 0:
+            return walk_error(fd)
+        if (au_statx_call(fd, b"", mask, wanted, &facts) < 0 or facts.stx_ino != probe.stx_ino
+                or facts.stx_mnt_id != probe.stx_mnt_id
+                or facts.stx_dev_minor != probe.stx_dev_minor
+                or facts.stx_dev_major != probe.stx_dev_major):
+            au_close(fd)
+            return _MISS
+        # O_NONBLOCK means nothing to a regular file, but a child or a program that looks at
+        # the flags would see it, and io_uring would take it for "never wait".
+        result = au_fcntl(fd, F_SETFL, flags)
+        if result < 0:
+            au_close(fd)
+            return _MISS
+        meter.opened += 1
+        return fd, (facts.stx_mode, facts.stx_blksize, facts.stx_size, fs_type, now, local)
+    finally:
+        au_close(probed)
+
+
+cdef object walk_error(long error):
+    """Errors of the path itself are final; anything else is the next tier's to explain."""
+    if error in (-ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG, -EACCES, -EISDIR, -EROFS, -ETXTBSY):
+        return -4096 + error
+    return _MISS
+
+
+cdef str strerror(long number):
+    import os
+    return os.strerror(number)
+
+
+def is_fifo_cached(bytes path):
+    """Whether a path whose walk is cached names a FIFO: its open waits for another process."""
+    cdef au_open_how how
+    cdef au_statx facts
+    cdef long fd
+    cdef bint answer
+    memset(&how, 0, sizeof(how))
+    how.flags = O_PATH | O_CLOEXEC
+    how.resolve = AU_RESOLVE_CACHED
+    fd = au_openat2(AT_FDCWD, path, &how)
+    if fd < 0:
+        return False
+    answer = au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                           AU_STATX_BASIC_STATS, &facts) == 0 and S_ISFIFO(facts.stx_mode)
+    au_close(fd)
+    return answer
+
+
+# ---------------------------------------------------------------------------------------------
+# Operation: one request to the kernel, and everything it may touch
+# ---------------------------------------------------------------------------------------------
+
+@cython.final
+@cython.no_gc_clear
+@cython.freelist(64)
+cdef class Operation:
+    """One request to the kernel.  Owns its buffer and a share in its file until it is done.
+
+    Made by the ``*_operation`` functions below, started by `Ring.start`, finished by its own
+    completion only.  `no_gc_clear`: the collector must not take the buffer of an operation that
+    the kernel may still write to (while it is started, the ring holds a counted reference too).
+    """
+
+    cdef Handle handle
+    cdef object buffer          # bytes being filled, or the path
+    cdef Py_buffer view         # the caller's buffer, if `exported`
+    cdef bint exported
+    cdef char *data             # where the kernel reads or writes
+    cdef void *scratch          # aligned memory of our own (bounce buffer, statx)
+    cdef Py_ssize_t size
+    cdef readonly Py_ssize_t moved      # bytes transferred so far
+    cdef int64_t offset
+    cdef int fd
+    cdef int flags
+    cdef uint32_t mode
+    cdef uint8_t opcode
+    cdef uint8_t state
+    cdef bint exact             # go on after a short transfer
+    cdef bint force_async
+    cdef readonly bint effect           # may change something: never cancelled once started
+    cdef readonly bint cancel_asked
+    cdef readonly bint cancelled        # the kernel gave it up because we asked
+    cdef readonly bint abandoned        # nobody waits any more
+    cdef readonly bint refused          # the ring could not do it; a thread may
+    cdef bint claimed                   # its result has an owner
+    cdef bint leaked
+    cdef uint32_t slot, generation
+    cdef readonly int result            # count or 0, or -errno
+    cdef public object waiter           # the host's: whom to wake
+    cdef public object when_done        # called with the operation, at its completion
+
+    def __cinit__(self):
+        self.fd = -1
+        self.offset = -1
+
+    def __dealloc__(self):
+        # Never reached while the kernel owns anything: the ring's reference is given back at
+        # the completion, and kept for good if that never comes.
+        if self.exported:
+            PyBuffer_Release(&self.view)
+        free(self.scratch)
+
+    @property
+    def done(self):
+        return self.state == _DONE
+
+    @property
+    def started(self):
+        return self.state == _STARTED
+
+    @property
+    def positional(self):
+        """At an explicit offset; else at the kernel's own, which moves with it."""
+        return self.offset != -1
+
+    @property
+    def requested(self):
+        """Bytes asked for."""
+        return self.size
+
+    cdef void prepare(self, au_sqe *sqe) noexcept:
+        cdef uint32_t size = <uint32_t>min(self.size - self.moved, <Py_ssize_t>_TRANSFER_MAX)
+        cdef int64_t offset = -1 if self.offset == -1 else self.offset + self.moved
+        if self.opcode == AU_OP_READ:
+            prep_read(sqe, self.fd, self.data + self.moved, size, offset)
+        elif self.opcode == AU_OP_WRITE:
+            prep_write(sqe, self.fd, self.data + self.moved, size, offset)
+        elif self.opcode == AU_OP_OPENAT:
+            prep_openat(sqe, AT_FDCWD, self.data, self.flags, self.mode)
+        elif self.opcode == AU_OP_CLOSE:
+            prep_close(sqe, self.fd)
+        elif self.opcode == AU_OP_STATX:
+            prep_statx(sqe, self.fd, self.data, self.flags, self.mode, <au_statx *>self.scratch)
+        elif self.opcode == AU_OP_FSYNC:
+            prep_fsync(sqe, self.fd, <uint32_t>self.flags)
+        elif self.opcode == AU_OP_FTRUNCATE:
+            prep_ftruncate(sqe, self.fd, self.offset)
+        else:
+            prep_nop(sqe, self.flags)
+        if self.force_async:
+            sqe.flags |= AU_IOSQE_ASYNC
+
+    cdef bint complete(self, int res) noexcept:
+        """Take in one completion.  True: not finished, start it again."""
+        if self.opcode == AU_OP_READ or self.opcode == AU_OP_WRITE:
+            if res > 0:
+                self.moved += res
+                self.result = 0
+                if self.exact and self.moved < self.size:
+                    if self.effect or not (self.abandoned or self.cancel_asked):
+                        return True
+                    # A read is given up, its bytes forgotten; a part of a write has happened.
+                    self.cancelled = self.opcode == AU_OP_READ
+                return False
+            if res == 0:
+                self.result = 0     # EOF; a write of nothing is told by `moved`
+                return False
+        if res == -EINTR and self.opcode == AU_OP_CLOSE:
+            self.result = 0         # the descriptor is gone all the same: never again
+            return False
+        if (res == -ECANCELED or res == -EINTR or res == -_ERESTARTSYS
+                or res == -_ERESTARTNOINTR or res == -_ERESTARTNOHAND
+                or res == -_ERESTART_RESTARTBLOCK):
+            if self.cancel_asked:
+                if self.moved and self.opcode == AU_OP_WRITE:
+                    self.result = 0
+                    return False
+                self.cancelled = True
+                self.result = -ECANCELED
+                return False
+            if res != -ECANCELED:
+                return not self.abandoned or self.effect    # a signal: once more
+            # Nobody asked: no worker could be made (a pids limit).  Nothing has happened.
+            self.refused = True
+        elif res == -EAGAIN and not self.nonblocking():
+            if not self.force_async:
+                self.force_async = True
+                return not self.abandoned or self.effect
+            self.refused = True
+        elif res == -ENOMEM and self.opcode == AU_OP_WRITE:
+            # xfs, 6.0 to 6.14: a NOWAIT buffered write can fail for memory it could wait for
+            if not self.force_async:
+                self.force_async = True
+                return True
+            self.refused = True
+        elif res == -EINVAL and self.opcode == AU_OP_FTRUNCATE:
+            self.refused = True     # let ftruncate(2) decide: the argument, or the opcode
+        self.result = res
+        return False
+
+    cdef bint nonblocking(self) noexcept:
+        return self.handle is not None and self.handle.nonblocking
+
+    cdef void drop_view(self) noexcept:
+        if self.exported:
+            self.exported = False
+            PyBuffer_Release(&self.view)
+
+    def uses(self, Handle handle):
+        return self.handle is handle
+
+    def cancel(self, Ring ring):
+        ring.cancel(self)
+
+    def abandon(self, Ring ring):
+        ring.abandon(self)
+
+    def take(self):
+        """The bytes of a finished read (shorter than asked only at EOF or on a stream)."""
+        cdef PyObject *data
+        result, self.buffer = self.buffer, None
+        if result is None:
+            return PyBytes_FromStringAndSize(<char *>self.scratch, self.moved)
+        if self.moved != PyBytes_GET_SIZE(result):
+            data = <PyObject *>result
+            Py_INCREF(result)
+            result = None
+            _PyBytes_Resize(&data, self.moved)
+            result = <object>data
+            Py_DECREF(result)
+        return result
+
+    def copy_out(self):
+        """Give a finished read its destination: copies the bounce buffer, returns the count."""
+        memcpy(self.view.buf, self.scratch, self.moved)
+        self.drop_view()
+        return self.moved
+
+    def claim(self):
+        """The new descriptor of a finished open now belongs to the caller."""
+        self.claimed = True
+        return self.result
+
+    def statx(self):
+        """(st_mode, blksize, size, fs_type, now, local) of a finished statx."""
+        return facts_tuple(self.fd, <au_statx *>self.scratch)
+
+    def error(self, filename=None):
+        """The OSError of a failed operation."""
+        if filename is None:
+            return OSError(-self.result, strerror(-self.result))
+        return OSError(-self.result, strerror(-self.result), filename)
+
+
+cdef Operation new_operation(Handle handle, uint8_t opcode):
+    cdef Operation operation = Operation.__new__(Operation)
+    operation.handle = handle
+    operation.opcode = opcode
+    if handle is not None:
+        operation.fd = handle.fd
+    return operation
+
+
+cdef int allocate_scratch(Operation operation, size_t size) except -1:
+    if posix_memalign(&operation.scratch, _ALIGNMENT, size if size else 1) != 0:
+        operation.scratch = NULL
+        raise MemoryError
+    return 0
+
+
+def read_operation(Handle handle, Py_ssize_t size, int64_t offset, bint exact, bint force_async):
+    """A read into fresh bytes (`Operation.take`).  Offset -1: the file's own position."""
+    cdef Operation operation = new_operation(handle, AU_OP_READ)
+    operation.size = size
+    operation.offset = offset
+    operation.exact = exact
+    operation.force_async = force_async
+    if handle.direct:
+        allocate_scratch(operation, size)
+        operation.data = <char *>operation.scratch
+    else:
+        operation.buffer = PyBytes_FromStringAndSize(NULL, size)
+        operation.data = PyBytes_AS_STRING(operation.buffer)
+    return operation
+
+
+def piece_operation(Handle handle, bytes whole, Py_ssize_t start, Py_ssize_t size, int64_t offset):
+    """A read into a part of fresh bytes that several operations fill; always by a worker."""
+    cdef Operation operation = new_operation(handle, AU_OP_READ)
+    if start < 0 or size < 0 or start + size > PyBytes_GET_SIZE(whole):
+        raise ValueError("piece outside its buffer")
+    operation.buffer = whole
+    operation.data = PyBytes_AS_STRING(whole) + start
+    operation.size = size
+    operation.offset = offset
+    operation.exact = True
+    operation.force_async = True
+    return operation
+
+
+def new_bytes(Py_ssize_t size):
+    """Bytes with no content yet, for `piece_operation`; show them to nobody before that."""
+    return PyBytes_FromStringAndSize(NULL, size)
+
+
+def readinto_operation(Handle handle, buffer, int64_t offset, bint exact, bint force_async):
+    """A read into the caller's buffer, by way of one of our own (`Operation.copy_out`).
+
+    So an operation that must be abandoned leaves the caller's memory alone.
+    """
+    cdef Operation operation = new_operation(handle, AU_OP_READ)
+    PyObject_GetBuffer(buffer, &operation.view, PyBUF_WRITABLE | PyBUF_SIMPLE)
+    operation.exported = True
+    operation.size = operation.view.len
+    operation.offset = offset
+    operation.exact = exact
+    operation.force_async = force_async
+    allocate_scratch(operation, operation.size)
+    operation.data = <char *>operation.scratch
+    return operation
+
+
+def write_operation(Handle handle, buffer, int64_t offset, bint exact):
+    """A write of a buffer, which stays exported until the operation is done."""
+    cdef Operation operation = new_operation(handle, AU_OP_WRITE)
+    PyObject_GetBuffer(buffer, &operation.view, PyBUF_SIMPLE)
+    operation.exported = True
+    operation.data = <char *>operation.view.buf
+    operation.size = operation.view.len
+    operation.offset = offset
+    operation.exact = exact
+    # To a pipe or terminal a write can wait for ever, and a part of it is an honest result.
+    operation.effect = handle.seekable
+    return operation
+
+
+def open_operation(bytes path, int flags, uint32_t mode):
+    """openat(2) by a worker, always: an open can wait for a peer, a server, a disk."""
+    cdef Operation operation = new_operation(None, AU_OP_OPENAT)
+    operation.buffer = path
+    operation.data = PyBytes_AS_STRING(path)
+    operation.flags = flags | O_CLOEXEC
+    operation.mode = mode
+    operation.force_async = True
+    operation.effect = (flags & (O_CREAT | O_TRUNC)) != 0
+    return operation
+
+
+def close_operation(int fd):
+    """close(2) by a worker: it can flush, truncate, delete."""
+    cdef Operation operation = new_operation(None, AU_OP_CLOSE)
+    operation.fd = fd
+    operation.force_async = True
+    operation.effect = True
+    return operation
+
+
+def statx_operation(Handle handle):
+    """statx(2) of an open file, by a worker; the result is as fresh as fstat(2)'s."""
+    cdef Operation operation = new_operation(handle, AU_OP_STATX)
+    operation.buffer = b""
+    operation.data = PyBytes_AS_STRING(operation.buffer)
+    operation.flags = AU_AT_EMPTY_PATH
+    operation.mode = AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE
+    allocate_scratch(operation, sizeof(au_statx))
+    return operation
+
+
+def fsync_operation(Handle handle, bint datasync):
+    cdef Operation operation = new_operation(handle, AU_OP_FSYNC)
+    operation.flags = AU_FSYNC_DATASYNC if datasync else 0
+    operation.effect = True
+    return operation
+
+
+def ftruncate_operation(Handle handle, int64_t size):
+    cdef Operation operation = new_operation(handle, AU_OP_FTRUNCATE)
+    operation.offset = size
+    operation.effect = True
+    return operation
+
+
+def nop_operation(int result=0):
+    """Completes at once; with 6.10+, as if its result had been `result` (for the probe, tests)."""
+    cdef Operation operation = new_operation(None, AU_OP_NOP)
+    operation.flags = result
+    return operation
+
+
+# ---------------------------------------------------------------------------------------------
+# Ring
+# ---------------------------------------------------------------------------------------------
+
+cdef uint64_t CANCEL_BIT = <uint64_t>1 << 63
+cdef uint32_t GENERATION_MASK = 0x7fffffff
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Ring:
+    """One io_uring instance with its slots.  Used by the thread that made it.
+
+    :param inflight_max: operations in the kernel at once; more wait in user space, in order
+    :param workers_max: cap for the kernel's worker threads of this thread (None: the kernel's
+        own, four per processor)
+    :param entries: size of the submission queue
+    :raises OSError: whatever io_uring_setup(2), mmap(2) or io_uring_register(2) answered;
+        `strerror` names the call
+    """
+
+    cdef int fd
+    cdef readonly int eventfd
+    cdef ring_queues q
+    cdef void *sq_memory
+    cdef void *cq_memory
+    cdef void *sqe_memory
+    cdef size_t sq_bytes, cq_bytes, sqe_bytes
+    cdef readonly uint32_t setup_flags
+    cdef readonly uint32_t features
+    cdef readonly unsigned long thread
+    cdef object backlog             # started by the user, no slot yet
+    cdef list finished              # done, not handed out yet
+    cdef PyObject **slots           # counted references to the operations in the kernel
+    cdef uint32_t *generations
+    cdef uint32_t *free_slots
+    cdef uint32_t free_count
+    cdef readonly uint32_t inflight_max
+    cdef readonly uint32_t inflight         # operations whose completion has not come
+    cdef readonly uint32_t cancels          # cancel requests whose completion has not come
+    cdef readonly uint64_t submitted        # operations started, by the ring's whole life
+    cdef readonly uint64_t enters
+    cdef readonly uint64_t overflows
+    cdef readonly uint64_t orphans          # descriptors that arrived for nobody, closed
+    cdef readonly dict counts               # opcode -> operations
+    cdef bint sleeping                      # tests: behave as if the queue were full
+    cdef object __weakref__
+
+    def __cinit__(self, uint32_t inflight_max=1024, workers_max=None, uint32_t entries=128,
+                  int ladder_from=0):
+        cdef au_params params
+        cdef long result = -EINVAL
+        cdef uint32_t cq_entries
+        cdef uint32_t workers[2]
+        cdef int step = ladder_from
+        cdef uint32_t slot
+        from collections import deque
+        self.fd = -1
+        self.eventfd = -1
+        self.backlog = deque()
+        self.finished = []
+        self.counts = {}
+        self.inflight_max = inflight_max
+        self.thread = PyThread_get_thread_ident()
+        # Every operation and one cancel for each can complete without anybody reaping.
+        cq_entries = max(2 * inflight_max, 2 * entries)
+        while True:
+            memset(&params, 0, sizeof(params))
+            params.flags = SETUP_LADDER[step] | AU_SETUP_CQSIZE | AU_SETUP_CLAMP
+            params.cq_entries = cq_entries
+            result = au_setup(entries, &params)
+            if result == -EINVAL and step < 3:
+                step += 1
+            elif result == -ENOMEM and entries > 8:
+                # Before 5.12 ring memory counts against RLIMIT_MEMLOCK; later, fragmentation.
+                entries //= 2
+                cq_entries //= 2
+            else:
+                break
+        if result < 0:
+            raise OSError(-result, f"io_uring_setup: {strerror(-result)}")
+        self.fd = <int>result
+        self.setup_flags = params.flags
+        self.features = params.features
+        self.map_queues(&params)
+        self.inflight_max = min(inflight_max, params.cq_entries // 2)
+        self.slots = <PyObject **>calloc(self.inflight_max, sizeof(PyObject *))
+        self.generations = <uint32_t *>calloc(self.inflight_max, sizeof(uint32_t))
+        self.free_slots = <uint32_t *>calloc(self.inflight_max, sizeof(uint32_t))
+        if self.slots == NULL or self.generations == NULL or self.free_slots == NULL:
+            raise MemoryError
+        for slot in range(self.inflight_max):
+            self.free_slots[slot] = self.inflight_max - 1 - slot
+        self.free_count = self.inflight_max
+        result = au_eventfd()
+        if result < 0:
+            raise OSError(-result, f"eventfd: {strerror(-result)}")
+        self.eventfd = <int>result
+        result = au_register(self.fd, AU_REGISTER_EVENTFD, &self.eventfd, 1)
+        if result < 0:
+            raise OSError(-result, f"io_uring_register(EVENTFD): {strerror(-result)}")
+        if workers_max is not None:
+            workers[0] = workers[1] = <uint32_t>workers_max
+            # 5.15; without it the kernel's own cap holds, which is no reason to refuse
+            au_register(self.fd, AU_REGISTER_IOWQ_MAX_WORKERS, workers, 2)
+
+    cdef int map_queues(self, au_params *params) except -1:
+        cdef char *sq
+        cdef char *cq
+        self.sq_bytes = params.sq_off.array + params.sq_entries * sizeof(uint32_t)
+        self.cq_bytes = params.cq_off.cqes + params.cq_entries * sizeof(au_cqe)
+        self.sqe_bytes = params.sq_entries * sizeof(au_sqe)
+        if params.features & AU_FEAT_SINGLE_MMAP:
+            self.sq_bytes = self.cq_bytes = max(self.sq_bytes, self.cq_bytes)
+        self.sq_memory = au_map(self.fd, self.sq_bytes, AU_OFF_SQ_RING)
+        if params.features & AU_FEAT_SINGLE_MMAP:
+            self.cq_memory = self.sq_memory
+        else:
+            self.cq_memory = au_map(self.fd, self.cq_bytes, AU_OFF_CQ_RING)
+        self.sqe_memory = au_map(self.fd, self.sqe_bytes, AU_OFF_SQES)
+        if self.sq_memory == NULL or self.cq_memory == NULL or self.sqe_memory == NULL:
+            raise OSError(ENOMEM, "mmap of the rings: " + strerror(ENOMEM))
+        sq = <char *>self.sq_memory
+        cq = <char *>self.cq_memory
+        self.q.sq_head = <uint32_t *>(sq + params.sq_off.head)
+        self.q.sq_tail = <uint32_t *>(sq + params.sq_off.tail)
+        self.q.sq_flags = <uint32_t *>(sq + params.sq_off.flags)
+        self.q.sq_array = NULL
+        if not params.flags & AU_SETUP_NO_SQARRAY:
+            self.q.sq_array = <uint32_t *>(sq + params.sq_off.array)
+        self.q.sqes = <au_sqe *>self.sqe_memory
+        self.q.sq_entries = params.sq_entries
+        self.q.sq_mask = params.sq_entries - 1
+        self.q.sq_tail_local = self.q.sq_tail[0]
+        self.q.cq_head = <uint32_t *>(cq + params.cq_off.head)
+        self.q.cq_tail = <uint32_t *>(cq + params.cq_off.tail)
+        self.q.cq_overflow = <uint32_t *>(cq + params.cq_off.overflow)
+        self.q.cqes = <au_cqe *>(cq + params.cq_off.cqes)
+        self.q.cq_entries = params.cq_entries
+        self.q.cq_mask = params.cq_entries - 1
+        return 0
+
+    def __dealloc__(self):
+        # Operations still in the kernel hold counted references to themselves (never to us), so
+        # their buffers outlive this ring.
+        self.unmap()
+        self.close_fds()
+        free(self.slots)
+        free(self.generations)
+        free(self.free_slots)
+
+    cdef void unmap(self) noexcept:
+        if self.sqe_memory != NULL:
+            munmap(self.sqe_memory, self.sqe_bytes)
+        if self.cq_memory != NULL and self.cq_memory != self.sq_memory:
+            munmap(self.cq_memory, self.cq_bytes)
+        if self.sq_memory != NULL:
+            munmap(self.sq_memory, self.sq_bytes)
+        self.sq_memory = self.cq_memory = self.sqe_memory = NULL
+
+    cdef void close_fds(self) noexcept:
+        if self.fd >= 0:
+            au_close(self.fd)
+        if self.eventfd >= 0:
+            au_close(self.eventfd)
+        self.fd = self.eventfd = -1
+
+    # -- facts ----------------------------------------------------------------------------------
+
+    @property
+    def closed(self):
+        return self.fd < 0
+
+    @property
+    def idle(self):
+        """Nothing in the kernel, nothing waiting to go there, nothing to hand out."""
+        return self.inflight == 0 and not self.backlog and not self.finished
+
+    @property
+    def queued(self):
+        """Operations that wait in user space for a slot."""
+        return len(self.backlog)
+
+    @property
+    def sq_entries(self):
+        return self.q.sq_entries
+
+    @property
+    def cq_entries(self):
+        return self.q.cq_entries
+
+    @property
+    def pending(self):
+        """Entries written that the kernel has not seen."""
+        return 0 if self.fd < 0 else sq_pending(&self.q)
+
+    def supported(self):
+        """The set of opcodes this kernel has (IORING_REGISTER_PROBE).
+
+        :raises OSError: the registration is refused (some seccomp filters do)
+        """
+        cdef au_probe *probe = <au_probe *>calloc(1, sizeof(au_probe))
+        cdef long result
+        cdef int index
+        if probe == NULL:
+            raise MemoryError
+        try:
+            result = au_register(self.fd, AU_REGISTER_PROBE, probe, 256)
+            if result < 0:
+                raise OSError(-result, f"io_uring_register(PROBE): {strerror(-result)}")
+            return {index for index in range(probe.ops_len)
+                    if probe.ops[index].flags & AU_OP_SUPPORTED}
+        finally:
+            free(probe)
+
+    def limit_workers(self, uint32_t bounded, uint32_t unbounded):
+        """Cap the kernel's worker threads of this thread: for files, and for everything else."""
+        cdef uint32_t workers[2]
+        workers[0] = bounded
+        workers[1] = unbounded
+        return au_register(self.fd, AU_REGISTER_IOWQ_MAX_WORKERS, workers, 2) == 0
+
+    # -- starting ---------------------------------------------------------------------------------
+
+    def start(self, Operation operation):
+        """Take an operation.  It reaches the kernel with the next `submit` or `wake`."""
+        if operation.state != _NEW:
+            raise RuntimeError("operation started twice")
+        if self.fd < 0:
+            raise RuntimeError("ring is closed")
+        if operation.handle is not None:
+            operation.handle.inflight += 1
+        self.submitted += 1
+        self.counts[operation.opcode] = self.counts.get(operation.opcode, 0) + 1
+        operation.state = _QUEUED
+        if self.backlog or not self.push(operation):
+            self.backlog.append(operation)
+
+    cdef bint push(self, Operation operation) except -1:
+        """Write the entry of an operation; False when a slot or the queue is lacking."""
+        cdef au_sqe *sqe
+        cdef uint32_t slot
+        if operation.state == _QUEUED and self.free_count == 0:
+            return False
+        sqe = self.next_entry()
+        if sqe == NULL:
+            return False
+        if operation.state == _QUEUED:
+            self.free_count -= 1
+            slot = self.free_slots[self.free_count]
+            operation.slot = slot
+            operation.generation = self.generations[slot]
+            operation.state = _STARTED
+            Py_INCREF(operation)
+            self.slots[slot] = <PyObject *>operation
+            self.inflight += 1
+        operation.prepare(sqe)
+        sqe.user_data = (<uint64_t>operation.generation << 32) | operation.slot
+        return True
+
+    cdef au_sqe *next_entry(self) except? NULL:
+        """The next free entry; submits what is written when the queue is full."""
+        cdef au_sqe *sqe = sq_next(&self.q)
+        if sqe == NULL:
+            self.enter(0, 0)
+            sqe = sq_next(&self.q)
+        return sqe
+
+    cdef int drain_backlog(self) except -1:
+        while self.backlog:
+            if not self.push(self.backlog[0]):
+                return 0
+            self.backlog.popleft()
+        return 0
+
+    def cancel(self, Operation operation):
+        """Ask the kernel, once, to give an operation up; its own completion tells the outcome.
+
+        One that has not reached the kernel is finished on the spot.  Does nothing for an
+        operation that may have an effect, and for one that is done.
+        """
+        cdef au_sqe *sqe
+        if operation.cancel_asked or operation.state == _DONE:
+            return
+        if operation.state == _QUEUED and operation in self.backlog:
+            self.backlog.remove(operation)
+            operation.cancel_asked = operation.cancelled = True
+            operation.result = -ECANCELED
+            self.finish(operation)
+            return
+        if operation.state != _STARTED or operation.effect:
+            return
+        sqe = self.next_entry()
+        if sqe == NULL:
+            return      # the queue is stuck; the caller's grace period still ends the wait
+        operation.cancel_asked = True
+        prep_cancel(sqe, (<uint64_t>operation.generation << 32) | operation.slot)
+        sqe.user_data = CANCEL_BIT | (<uint64_t>operation.generation << 32) | operation.slot
+        self.cancels += 1
+
+    def abandon(self, Operation operation):
+        """Nobody waits for this operation any more; the ring keeps it until its completion.
+
+        A descriptor that it opens, or has opened already, is closed.  An operation that may have
+        an effect goes on to its end.
+        """
+        operation.waiter = None
+        if operation.abandoned:
+            return
+        operation.abandoned = True
+        if operation.opcode == AU_OP_READ and operation.scratch != NULL:
+            operation.drop_view()       # the kernel writes to our memory, not the caller's
+        if operation.state == _DONE:
+            self.close_orphan(operation)
+        else:
+            self.cancel(operation)
+
+    cdef int close_orphan(self, Operation operation) except -1:
+        cdef Operation closing
+        if operation.opcode == AU_OP_OPENAT and operation.result >= 0 and not operation.claimed:
+            operation.claimed = True
+            self.orphans += 1
+            if self.fd < 0:
+                au_close(operation.result)
+            else:
+                closing = close_operation(operation.result)
+                closing.abandoned = True
+                self.start(closing)
+        return 0
+
+    # -- entering and reaping -----------------------------------------------------------------
+
+    cdef long enter(self, uint32_t wait, uint32_t flags, au_timespec *timeout=NULL) except? -1:
+        """io_uring_enter(2) for everything written.  0, or -EAGAIN, -EBUSY, -ETIME."""
+        cdef uint32_t pending
+        cdef long result
+        cdef au_getevents_arg arg
+        cdef void *extra = NULL
+        cdef size_t extra_size = 0
+        sq_publish(&self.q)
+        if timeout != NULL:
+            memset(&arg, 0, sizeof(arg))
+            arg.ts = <uint64_t>timeout
+            extra = &arg
+            extra_size = sizeof(arg)
+            flags |= AU_ENTER_EXT_ARG
+        while True:
+            pending = sq_pending(&self.q)
+            self.enters += 1
+            if wait == 0 and pending <= _ENTER_KEEP_GIL_MAX:
+                result = au_enter(self.fd, pending, 0, flags, extra, extra_size)
+            else:
+                with nogil:
+                    result = au_enter(self.fd, pending, wait, flags, extra, extra_size)
+            if result >= 0:
+                if <uint32_t>result >= pending or result == 0:
+                    return 0
+                continue        # an entry was refused on the spot; go on behind it
+            if result == -EINTR and timeout == NULL:
+                continue
+            if result in (-EAGAIN, -EBUSY, -ETIME, -EINTR):
+                return result
+            if result == -EBADR:
+                # Completions were dropped for lack of memory; what can be reaped is there.
+                self.overflows += 1
+                return 0
+            raise OSError(-result, f"io_uring_enter: {strerror(-result)}")
+
+    cdef uint32_t reap(self) except? 0xffffffff:
+        """Take every completion that is there.  No Python code of others runs in here."""
+        cdef au_cqe run[_REAP_RUN]
+        cdef uint32_t count, index, total = 0
+        while True:
+            count = min(cq_ready(&self.q), <uint32_t>_REAP_RUN)
+            if count == 0:
+                return total
+            for index in range(count):
+                run[index] = cq_at(&self.q, index)[0]
+            cq_advance(&self.q, count)
+            for index in range(count):
+                self.take(run[index].user_data, run[index].res)
+            total += count
+
+    cdef int take(self, uint64_t user_data, int res) except -1:
+        cdef uint32_t slot = <uint32_t>(user_data & 0xffffffffu)
+        cdef uint32_t generation = <uint32_t>(user_data >> 32) & GENERATION_MASK
+        cdef Operation operation
+        if user_data & CANCEL_BIT:
+            # 0: was queued, its own completion follows; EALREADY: a worker runs it; ENOENT: done,
+            # or waiting for a page or a device.  Nothing here says that the operation is over.
+            self.cancels -= 1
+            return 0
+        if (slot >= self.inflight_max or self.slots[slot] == NULL
+                or self.generations[slot] != generation):
+            return 0
+        operation = <Operation>self.slots[slot]
+        if operation.complete(res):
+            if not self.push(operation):
+                self.backlog.appendleft(operation)
+            return 0
+        self.slots[slot] = NULL
+        self.generations[slot] = (generation + 1) & GENERATION_MASK
+        self.free_slots[self.free_count] = slot
+        self.free_count += 1
+        self.inflight -= 1
+        Py_DECREF(operation)        # the kernel's reference; `operation` holds our own
+        self.finish(operation)
+        return 0
+
+    cdef int finish(self, Operation operation) except -1:
+        operation.state = _DONE
+        if operation.opcode != AU_OP_READ or operation.abandoned:
+            operation.drop_view()
+        if operation.abandoned:
+            self.close_orphan(operation)
+        self.finished.append(operation)
+        return 0
+
+    cdef list hand_out(self):
+        """The finished operations, their files released and their state committed.
+
+        `when_done` is our own code (the file layer's lock and position); it runs before any task
+        is woken, also when the task that asked has left.
+        """
+        cdef Operation operation
+        cdef list batch
+        if not self.finished:
+            return NOTHING
+        batch, self.finished = self.finished, []
+        for operation in batch:
+            if operation.handle is not None:
+                operation.handle.leave()
+            if operation.when_done is not None:
+                callback, operation.when_done = operation.when_done, None
+                callback(operation)
+        return batch
+
+    def submit(self):
+        """Submit what is written and take what completed at once; the finished operations."""
+        self.check_thread()
+        self.turn(False)
+        return self.hand_out()
+
+    def push_only(self):
+        """Submit, but leave completions for later (the loop has computed its timeout already)."""
+        cdef long result
+        self.check_thread()
+        if self.backlog:
+            self.drain_backlog()
+        if sq_pending(&self.q):
+            result = self.enter(0, 0)
+            if result == -EAGAIN or result == -EBUSY:
+                au_eventfd_signal(self.eventfd)
+
+    def wake(self):
+        """The eventfd was readable: run what the kernel has for us; the finished operations."""
+        self.check_thread()
+        self.turn(True)
+        return self.hand_out()
+
+    def poll(self):
+        """Empty the eventfd, then as `wake` if anything is there to be done.
+
+        For a loop that looks by itself after each wait.  Drained first: the kernel posts the
+        completion, or sets SQ_TASKRUN, before it signals.
+        """
+        self.check_thread()
+        au_eventfd_drain(self.eventfd)
+        if (cq_ready(&self.q) or self.finished
+                or au_load_acquire(self.q.sq_flags) & (AU_SQ_TASKRUN | AU_SQ_CQ_OVERFLOW)):
+            self.turn(True)
+            return self.hand_out()
+        return NOTHING
+
+    cdef int turn(self, bint drain) except -1:
+        """Enter, empty the eventfd, reap, look whether more came meanwhile.
+
+        The order loses nothing: the kernel sets SQ_TASKRUN before it signals, so a signal that
+        we swallow after the enter is seen in the flags afterwards; a completion that was posted
+        before the drain is reaped after it.  With nothing to reap the eventfd is left alone (a
+        signal may be on its way for work that the flags do not show yet).
+        """
+        cdef int _round
+        cdef uint32_t flags
+        for _round in range(_ROUNDS_MAX):
+            if self.backlog:
+                self.drain_backlog()
+            self.enter(0, AU_ENTER_GETEVENTS)
+            if drain or cq_ready(&self.q):
+                au_eventfd_drain(self.eventfd)
+                self.reap()
+            if self.backlog:
+                self.drain_backlog()
+            flags = au_load_acquire(self.q.sq_flags)
+            if flags & AU_SQ_CQ_OVERFLOW:
+                self.overflows += 1
+            elif not flags & AU_SQ_TASKRUN and not sq_pending(&self.q):
+                return 0
+            drain = True
+        # Still more: the loop's other work first, then us again.
+        au_eventfd_signal(self.eventfd)
+        return 0
+
+    def wait(self, double seconds):
+        """Block until something completes or the time is up; for the probe and for `close`."""
+        cdef au_timespec timeout
+        self.check_thread()
+        if seconds < 0:
+            seconds = 0
+        timeout.tv_sec = <int64_t>seconds
+        timeout.tv_nsec = <int64_t>((seconds - <double>timeout.tv_sec) * 1e9)
+        if self.backlog:
+            self.drain_backlog()
+        if cq_ready(&self.q) == 0 and not self.finished:
+            self.enter(1, AU_ENTER_GETEVENTS, &timeout)
+        self.turn(True)
+        return self.hand_out()
+
+    cdef int check_thread(self) except -1:
+        if self.fd < 0:
+            raise RuntimeError("ring is closed")
+        if PyThread_get_thread_ident() != self.thread:
+            raise RuntimeError("ring used outside the thread that made it")
+        return 0
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def operations(self):
+        """The operations in the kernel or waiting to go there."""
+        cdef uint32_t slot
+        result = [<object>self.slots[slot] for slot in range(self.inflight_max)
+                  if self.slots[slot] != NULL]
+        for operation in self.backlog:
+            if (<Operation>operation).state == _QUEUED:
+                result.append(operation)
+        return result
+
+    def leak(self):
+        """Give up on what is still in the kernel: close the ring, keep every buffer for good.
+
+        Closing the ring's descriptor does not stop the kernel's writes at once, so nothing it
+        may touch is ever freed.  Returns the number of operations left behind.
+        """
+        cdef uint32_t slot, count = 0
+        cdef Operation operation
+        for slot in range(self.inflight_max):
+            if self.slots[slot] != NULL:
+                operation = <Operation>self.slots[slot]
+                operation.leaked = True
+                operation.waiter = operation.when_done = None
+                self.slots[slot] = NULL     # its counted reference stays, on purpose
+                count += 1
+        self.backlog.clear()
+        self.inflight = 0
+        self.unmap()
+        self.close_fds()
+        return count
+
+    def forget(self):
+        """After fork, in the child: drop the parent's ring without touching its memory.
+
+        The mappings do not exist here (MADV_DONTFORK).  The kernel writes to the parent's pages,
+        so this process's copies of the buffers are free to go.
+        """
+        cdef uint32_t slot
+        cdef Operation operation
+        self.sq_memory = self.cq_memory = self.sqe_memory = NULL
+        if self.fd < 0:
+            return
+        self.close_fds()
+        for slot in range(self.inflight_max):
+            if self.slots[slot] != NULL:
+                operation = <Operation>self.slots[slot]
+                self.slots[slot] = NULL
+                operation.state = _DONE
+                operation.cancelled = True
+                operation.result = -ECANCELED
+                if operation.handle is not None:
+                    operation.handle.forget_operations()
+                operation.waiter = operation.when_done = None
+                Py_DECREF(operation)
+        self.backlog.clear()
+        self.finished = []
+        self.inflight = self.cancels = 0
+
+
+cdef list NOTHING = []

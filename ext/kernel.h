@@ -1,0 +1,150 @@
+/* The system calls the core makes, and its only atomics.
+ *
+ * Every function returns the count or -errno, so that errno never has to survive Python code. */
+#ifndef ANYIO_URING_KERNEL_H
+#define ANYIO_URING_KERNEL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "abi.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* These numbers are the same on every architecture but alpha (and 32-bit kernels share them). */
+#ifndef SYS_io_uring_setup
+#define SYS_io_uring_setup 425
+#define SYS_io_uring_enter 426
+#define SYS_io_uring_register 427
+#endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+
+static inline long au_result(long result) { return result < 0 ? -(long)errno : result; }
+
+static inline long au_setup(uint32_t entries, struct au_params *params)
+{
+    return au_result(syscall(SYS_io_uring_setup, entries, params));
+}
+
+static inline long au_enter(int fd, uint32_t to_submit, uint32_t min_complete, uint32_t flags,
+                            void *arg, size_t size)
+{
+    return au_result(syscall(SYS_io_uring_enter, fd, to_submit, min_complete, flags, arg, size));
+}
+
+static inline long au_register(int fd, uint32_t opcode, void *arg, uint32_t count)
+{
+    return au_result(syscall(SYS_io_uring_register, fd, opcode, arg, count));
+}
+
+static inline long au_openat2(int dirfd, const char *path, struct au_open_how *how)
+{
+    return au_result(syscall(SYS_openat2, dirfd, path, how, sizeof(*how)));
+}
+
+static inline long au_statx_call(int dirfd, const char *path, int flags, uint32_t mask,
+                                 struct au_statx *out)
+{
+#ifdef SYS_statx
+    return au_result(syscall(SYS_statx, dirfd, path, flags, mask, out));
+#else
+    return -ENOSYS;
+#endif
+}
+
+/* preadv2(2) with one buffer; offset -1 reads at the file's own position. */
+static inline long au_preadv2(int fd, void *buffer, size_t size, int64_t offset, int flags)
+{
+    struct iovec vector = {buffer, size};
+    return au_result(preadv2(fd, &vector, 1, offset, flags));
+}
+
+static inline long au_pread(int fd, void *buffer, size_t size, int64_t offset)
+{
+    return au_result(offset == -1 ? read(fd, buffer, size) : pread(fd, buffer, size, offset));
+}
+
+static inline long au_lseek(int fd, int64_t offset, int whence)
+{
+    return au_result(lseek(fd, offset, whence));
+}
+
+static inline long au_close(int fd) { return au_result(close(fd)); }
+
+static inline long au_fcntl(int fd, int command, long argument)
+{
+    return au_result(fcntl(fd, command, argument));
+}
+
+static inline long au_eventfd(void) { return au_result(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)); }
+
+/* One read empties the counter of a plain eventfd; EAGAIN (already empty) is no error. */
+static inline void au_eventfd_drain(int fd)
+{
+    uint64_t count;
+    long ignored = read(fd, &count, sizeof(count));
+    (void)ignored;
+}
+
+static inline void au_eventfd_signal(int fd)
+{
+    uint64_t one = 1;
+    long ignored = write(fd, &one, sizeof(one));
+    (void)ignored;
+}
+
+static inline void *au_map(int fd, size_t size, uint64_t offset)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, (off_t)offset);
+    if (p == MAP_FAILED)
+        return NULL;
+    /* A forked child must fault rather than corrupt its parent's queues. */
+    madvise(p, size, MADV_DONTFORK);
+    return p;
+}
+
+/* Where is [offset, offset + size) of a file in memory?  1: all of it, 0: not all, -errno: the
+ * mapping failed.  mincore(2) answers truthfully only for a file the caller owns or may write. */
+static inline long au_resident(int fd, int64_t offset, size_t size)
+{
+    unsigned char pages[65];
+    long page = sysconf(_SC_PAGESIZE);
+    int64_t start = offset - offset % page;
+    size_t span = (size_t)(offset - start) + size;
+    size_t count = (span + page - 1) / page;
+    if (count > sizeof(pages))
+        return 0;
+    void *p = mmap(NULL, span, PROT_READ, MAP_SHARED, fd, start);
+    if (p == MAP_FAILED)
+        return -errno;
+    long result = mincore(p, span, pages) < 0 ? -errno : 1;
+    munmap(p, span);
+    for (size_t i = 0; result == 1 && i < count; i++)
+        if (!(pages[i] & 1))
+            result = 0;
+    return result;
+}
+
+/* Orders the reading of a CQE after the reading of the tail that covers it (and, for the SQ
+ * flags, our view of the CQ after the kernel's store of the flag). */
+static inline uint32_t au_load_acquire(const uint32_t *p)
+{
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+
+/* Orders the writing of an SQE before the tail that publishes it, and our last read of a CQE
+ * before the head that lets the kernel overwrite it. */
+static inline void au_store_release(uint32_t *p, uint32_t value)
+{
+    __atomic_store_n(p, value, __ATOMIC_RELEASE);
+}
+
+#endif

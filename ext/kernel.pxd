@@ -1,0 +1,26 @@
+"""Layer 1 of the core: system calls (each returns a count or ``-errno``) and the atomics."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from abi cimport au_open_how, au_params, au_statx
+
+
+cdef extern from "kernel.h" nogil:
+    long au_setup(uint32_t entries, au_params *params)
+    long au_enter(int fd, uint32_t to_submit, uint32_t min_complete, uint32_t flags,
+                  void *arg, size_t size)
+    long au_register(int fd, uint32_t opcode, void *arg, uint32_t count)
+    long au_openat2(int dirfd, const char *path, au_open_how *how)
+    long au_statx_call(int dirfd, const char *path, int flags, uint32_t mask, au_statx *out)
+    long au_preadv2(int fd, void *buffer, size_t size, int64_t offset, int flags)
+    long au_pread(int fd, void *buffer, size_t size, int64_t offset)
+    long au_lseek(int fd, int64_t offset, int whence)
+    long au_close(int fd)
+    long au_fcntl(int fd, int command, long argument)
+    long au_eventfd()
+    void au_eventfd_drain(int fd)
+    void au_eventfd_signal(int fd)
+    void *au_map(int fd, size_t size, uint64_t offset)
+    long au_resident(int fd, int64_t offset, size_t size)
+    uint32_t au_load_acquire(const uint32_t *p)
+    void au_store_release(uint32_t *p, uint32_t value)

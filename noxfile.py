@@ -1,0 +1,160 @@
+"""The checks, one session each; `.ci/run` runs them all.
+
+Plain `nox -s tests` uses the Python that runs nox, `nox -s tests-3.12` another one.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests", "pure", "lint", "types", "docs", "build"]
+
+OTHER_PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+EXTENSION_EXPECTED = sys.platform == "linux"
+
+
+def install_groups(session: nox.Session, *groups: str) -> None:
+    """Install dependency groups and what the package itself depends on."""
+    needed = nox.project.dependency_groups(PYPROJECT, *groups)
+    session.install(*PYPROJECT["project"]["dependencies"], *needed)
+
+
+def forget_removed_modules() -> None:
+    """Clear setuptools' staging folders, or modules since deleted from src/ get into the wheel.
+
+    The compiled core may stay: it is rebuilt when its sources are newer.
+    """
+    for staged in Path("build").glob("lib*/anyio_uring/*"):
+        if staged.suffix != ".so":
+            shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
+
+
+def install_wheel(session: nox.Session, *, pure: bool = False) -> None:
+    """Build this tree as a wheel and install that: what is tested is what users get.
+
+    The session must have installed a group that holds cython and setuptools.
+    """
+    forget_removed_modules()
+    with tempfile.TemporaryDirectory() as folder:
+        session.run(
+            *("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+            *("--wheel-dir", folder, "."),
+            env={"ANYIO_URING_NO_EXTENSION": "1" if pure else "0"},
+        )
+        [wheel] = Path(folder).glob("*.whl")
+        has_core = not wheel.name.endswith("-py3-none-any.whl")
+        if has_core != (EXTENSION_EXPECTED and not pure):
+            session.error(
+                f"the build made {wheel.name}: the compiled core is there or missing wrongly"
+            )
+        # Forced, as pip would keep an installed wheel of the same version, and not by
+        # session.install(), which `nox -R` skips: the tests would run on yesterday's wheel.
+        session.run(
+            *("python", "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps"),
+            str(wheel),
+        )
+    session.run("python", "-m", "pip", "check", silent=True)
+
+
+def run_tests(session: nox.Session) -> None:
+    """Run the tests against the installed wheel; arguments after -- go to pytest."""
+    install_groups(session, "test")
+    install_wheel(session)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+nox.session(name="tests")(run_tests)
+for version in OTHER_PYTHONS:
+    nox.session(name=f"tests-{version}", python=version)(run_tests)
+
+
+@nox.session
+def pure(session: nox.Session) -> None:
+    """Run the tests against the wheel without the compiled core."""
+    install_groups(session, "test")
+    install_wheel(session, pure=True)
+    env = {"ANYIO_URING_EXPECT": "thread"}
+    session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format of the Python and Cython sources; `-- --fix` mends what it can."""
+    install_groups(session, "lint")
+    if "--fix" in session.posargs:
+        session.run("ruff", "check", "--fix", ".")
+        session.run("ruff", "format", ".")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("cython-lint", "ext")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, and the stub of the compiled core against the core itself."""
+    install_groups(session, "build", "types")
+    install_wheel(session)
+    session.run("mypy")
+    if EXTENSION_EXPECTED:
+        stubtest = ("python", "-m", "mypy.stubtest", "--mypy-config-file", "pyproject.toml")
+        session.run(*stubtest, "anyio_uring._uring")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, any warning an error, and run its examples."""
+    install_groups(session, "build", "docs")
+    install_wheel(session)
+    for builder in ("html", "doctest"):
+        session.run(
+            *("python", "-m", "sphinx", "-n", "-W", "--keep-going", "--quiet", "-E"),
+            *("-b", builder, "docs", f"docs/_build/{builder}"),
+        )
+
+
+def wheel_contents(wheel: Path) -> dict[str, str]:
+    """Map each file of a wheel to a digest; RECORD and compiled ones, which vary, to nothing."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {
+            name: ""
+            if name.endswith((".so", "RECORD"))
+            else hashlib.sha256(archive.read(name)).hexdigest()
+            for name in archive.namelist()
+        }
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the sdist, a wheel from this tree and one from the sdist: both must hold the same."""
+    install_groups(session, "build")
+    shutil.rmtree("dist", ignore_errors=True)
+    # A compiled core may not slip in from an earlier build of this tree.
+    shutil.rmtree("build", ignore_errors=True)
+    build_command = ("python", "-m", "build", "--no-isolation")
+    with tempfile.TemporaryDirectory() as folder:
+        session.run(*build_command, "--outdir", "dist", silent=True)  # sdist, then its wheel
+        session.run(*build_command, "--wheel", "--outdir", folder, silent=True)  # this tree's
+        [sdist] = Path("dist").glob("*.tar.gz")
+        [of_sdist] = Path("dist").glob("*.whl")
+        [of_tree] = Path(folder).glob("*.whl")
+        if of_sdist.name != of_tree.name:
+            session.error(f"{of_sdist.name} came from the sdist, {of_tree.name} from the tree")
+        expected, found = wheel_contents(of_tree), wheel_contents(of_sdist)
+        if expected != found:
+            names = [n for n in sorted(expected | found) if expected.get(n) != found.get(n)]
+            session.error(f"the wheel from the sdist differs in {', '.join(names)}")
+    cores = [name for name in found if name.endswith(".so")]
+    if len(cores) != EXTENSION_EXPECTED:
+        session.error(f"compiled files in the wheel: {cores}")
+    session.log(f"{sdist.name}, {of_sdist.name}: {len(found)} files, the same from tree and sdist")
+    session.log(f"sizes: {os.path.getsize(sdist)} and {os.path.getsize(of_sdist)} bytes")

@@ -1,0 +1,31 @@
+"""Asynchronous files for AnyIO, Trio and asyncio programs, served by io_uring.
+
+>>> import anyio, anyio_uring
+>>> async def main():
+...     async with await anyio_uring.open_file("/etc/passwd", "rb", buffering=0) as f:
+...         return await f.read(4)
+>>> anyio.run(main)
+b'root'
+"""
+
+from __future__ import annotations
+
+from ._errors import UringUnavailableError
+from ._file import AsyncFile
+from ._open import open_file
+from ._runtime import Statistics, statistics
+from ._settings import Settings, configure, current_settings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncFile",
+    "Settings",
+    "Statistics",
+    "UringUnavailableError",
+    "__version__",
+    "configure",
+    "current_settings",
+    "open_file",
+    "statistics",
+]

@@ -1,0 +1,392 @@
+"""ThreadOps: what needs no waiting at once, everything else one hop to ``anyio.to_thread``.
+
+The portable path: macOS, Windows, old kernels, containers that forbid io_uring; and, in the ring
+driver, whatever the kernel has no opcode for.
+
+A job runs to its end once its thread has begun with it, as AnyIO's own file operations do: a
+scope's cancellation waits for it, a native one leaves it to finish by itself.  `done` is therefore
+called by the thread.  Streams that can be polled are waited for in the loop first, so that they
+stay cancellable.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from anyio import ClosedResourceError, notify_closing, to_thread, wait_readable, wait_writable
+
+from ._errors import closed_error
+from ._handle import MISS, fd_facts
+from ._ops import Done, Job, Opened
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+    from anyio import CapacityLimiter
+
+    from ._handle import Handle
+
+T = TypeVar("T")
+
+# One read(2) or write(2) moves at most this much (macOS refuses more, Linux cuts off).
+TRANSFER_MAX = 1 << 30
+CHUNK = 64 << 10
+
+
+class ThreadOps:
+    """The driver without a ring."""
+
+    name = "thread"
+
+    def __init__(self) -> None:
+        self.jobs = 0
+
+    async def run(self, job: Job, function: Callable[[Done], T]) -> T:
+        """One hop.  The function is given a way to report what it moved; `job.done` hears it
+        once, or None, whether the function ran, failed, or was never begun.
+        """
+        self.jobs += 1
+        hop = _Hop(function, job)
+        try:
+            return await to_thread.run_sync(hop, limiter=job.limiter)
+        except BaseException:
+            hop.revoke()
+            raise
+
+    async def call(
+        self,
+        function: Callable[[], T],
+        limiter: CapacityLimiter | None,
+        discard: Callable[[T], object],
+    ) -> T:
+        """One hop for somebody else's function; a result that nobody waits for is discarded."""
+        self.jobs += 1
+        errand = _Errand(function, discard)
+        try:
+            return await to_thread.run_sync(errand, limiter=limiter)
+        except BaseException:
+            errand.abandon()
+            raise
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    async def open(
+        self, path: str | bytes, flags: int, mode: int, limiter: CapacityLimiter | None
+    ) -> Opened:
+        def opening() -> Opened:
+            fd = os.open(path, flags, mode)
+            try:
+                return Opened(fd, fd_facts(fd))
+            except BaseException:
+                os.close(fd)
+                raise
+
+        return await self.call(opening, limiter, lambda opened: os.close(opened.fd))
+
+    async def read(self, job: Job, size: int, offset: int) -> bytes | None:
+        handle, done = job.handle, job.done
+        if not job.tried:
+            data = handle.pread_cached(size, offset)
+            if isinstance(data, bytes):
+                _call(done, len(data))
+                return data
+        if handle.seekable:
+            return await self.run(
+                job, lambda report: _moved(_pread_full(handle.fd, size, offset), report, len)
+            )
+        return await self._stream(
+            job, wait_readable, lambda: _nonblocking(lambda: os.read(handle.fd, size)), len
+        )
+
+    async def read_to_end(self, job: Job, offset: int) -> bytes | None:
+        handle, done = job.handle, job.done
+        size = handle.size_now()
+        if size != MISS and offset >= 0:
+            wanted = max(size - offset, 0) + 1
+            data = handle.pread_cached(wanted, offset)
+            if isinstance(data, bytes) and len(data) < wanted:
+                _call(done, len(data))
+                return data
+        if handle.seekable:
+            return await self.run(
+                job, lambda report: _moved(_read_to_end(handle.fd, offset), report, len)
+            )
+        chunks: list[bytes] = []
+        try:
+            while chunk := await self._stream(
+                job._replace(done=None),
+                wait_readable,
+                lambda: _nonblocking(lambda: os.read(handle.fd, CHUNK)),
+                len,
+            ):
+                chunks.append(chunk)
+        finally:
+            _call(done, sum(map(len, chunks)))
+        return None if chunk is None and not chunks else b"".join(chunks)
+
+    async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None:
+        handle, done = job.handle, job.done
+        if not job.tried:
+            count = handle.readinto_cached(buffer, offset)
+            if count != MISS:
+                _call(done, count)
+                return count
+        view = memoryview(buffer).cast("B")
+
+        if handle.seekable:
+            return await self.run(
+                job, lambda report: _moved(_preadinto_full(handle.fd, view, offset), report, int)
+            )
+        return await self._stream(
+            job, wait_readable, lambda: _nonblocking(lambda: os.readv(handle.fd, [view])), int
+        )
+
+    async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
+        handle = job.handle
+        view = memoryview(data).cast("B")
+        if handle.seekable:
+            return await self.run(
+                job, lambda report: _write_all(handle.fd, view, offset, whole, report)
+            )
+        return await self._stream(
+            job, wait_writable, lambda: _nonblocking(lambda: os.write(handle.fd, view)), int
+        )
+
+    async def size(self, job: Job) -> int:
+        size = job.handle.size_now()
+        if size != MISS:
+            return size
+        return await self.run(job, lambda _: os.fstat(job.handle.fd).st_size)
+
+    async def seek(self, job: Job, offset: int, whence: int) -> int:
+        return await self.run(job, lambda _: os.lseek(job.handle.fd, offset, whence))
+
+    async def truncate(self, job: Job, size: int) -> None:
+        await self.run(job, lambda _: os.ftruncate(job.handle.fd, size))
+
+    async def sync(self, job: Job, datasync: bool) -> None:
+        function = getattr(os, "fdatasync", os.fsync) if datasync else os.fsync
+        await self.run(job, lambda _: function(job.handle.fd))
+
+    async def close(self, job: Job) -> None:
+        handle = job.handle
+        if not handle.closefd:
+            handle.release()
+            return
+        if handle.close_now() == MISS:
+            fd = handle.release()
+            self.jobs += 1
+            closing = _Closing(fd)
+            try:
+                await to_thread.run_sync(closing, limiter=job.limiter)
+            except BaseException:
+                closing.at_once()
+                raise
+
+    # -- streams --------------------------------------------------------------------------------
+
+    async def _stream(
+        self,
+        job: Job,
+        wait: Callable[[Any], Any],
+        function: Callable[[], Any],
+        count: Callable[[Any], int],
+    ) -> Any:
+        """Wait in the loop until the descriptor is ready, then transfer in a thread."""
+        handle = job.handle
+        if not handle.nonblocking and can_poll(handle):
+            handle.join()
+            try:
+                await wait(handle.fd)
+            except ClosedResourceError:
+                _call(job.done, None)
+                raise closed_error() from None
+            except BaseException:
+                _call(job.done, None)
+                raise
+            finally:
+                handle.leave()
+            if handle.closing:
+                _call(job.done, None)
+                raise closed_error()
+        return await self.run(job, lambda report: _moved(function(), report, count))
+
+    def interrupt(self, handle: Handle) -> None:
+        """The file is being closed: end the waits for its descriptor to become ready."""
+        if can_poll(handle):
+            notify_closing(handle.fd)
+
+
+class _Hop(Generic[T]):
+    """A function that runs in a thread at most once, its share in the file, and the promise to
+    call `done` once.
+
+    A native cancel can end the wait before the thread has begun; who comes first, the thread or
+    the leaver, is settled by a lock.
+    """
+
+    __slots__ = ("_begun", "_done", "_function", "_handle")
+
+    def __init__(self, function: Callable[[Done], T], job: Job) -> None:
+        self._function = function
+        self._done = job.done
+        self._handle = job.handle
+        self._handle.join()
+        self._begun = threading.Lock()
+
+    def __call__(self) -> T:
+        if not self._begun.acquire(blocking=False):
+            raise RuntimeError("the operation was cancelled before it began")
+        try:
+            return self._function(self._report)
+        finally:
+            self._end()
+
+    def _report(self, moved: int | None) -> None:
+        done, self._done = self._done, None
+        _call(done, moved)
+
+    def _end(self) -> None:
+        self._report(None)
+        self._handle.leave()
+
+    def revoke(self) -> None:
+        if self._begun.acquire(blocking=False):
+            self._end()
+
+
+class _Errand(Generic[T]):
+    """A function in a thread whose result (a descriptor) must not get lost on the way."""
+
+    def __init__(self, function: Callable[[], T], discard: Callable[[T], object]) -> None:
+        self._function = function
+        self._discard = discard
+        self._results: list[T] = []
+        self._abandoned = False
+        self._mutex = threading.Lock()
+
+    def __call__(self) -> T:
+        result = self._function()
+        with self._mutex:
+            if not self._abandoned:
+                self._results.append(result)
+                return result
+        self._discard(result)
+        raise RuntimeError("nobody waits for this result any more")
+
+    def abandon(self) -> None:
+        """The waiting task has left; with the result, if there is one, it would be lost."""
+        with self._mutex:
+            self._abandoned = True
+        for result in self._results:
+            self._discard(result)
+
+
+class _Closing:
+    """close(2), once: in the thread, or by whoever leaves before the thread has begun."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._begun = threading.Lock()
+
+    def __call__(self) -> None:
+        if self._begun.acquire(blocking=False):
+            os.close(self.fd)
+
+    at_once = __call__
+
+
+def can_poll(handle: Handle) -> bool:
+    """Whether waiting in the loop says anything about this descriptor."""
+    mode = handle.st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        return os.name == "posix"
+    if stat.S_ISCHR(mode) and os.name == "posix":
+        return os.isatty(handle.fd)
+    return False
+
+
+def _call(done: Done | None, moved: int | None) -> None:
+    if done is not None:
+        done(moved)
+
+
+def _moved(result: T, report: Done, count: Callable[[Any], int]) -> T:
+    """Report a finished transfer, and pass its result on."""
+    report(None if result is None else count(result))
+    return result
+
+
+def _nonblocking(function: Callable[[], T]) -> T | None:
+    try:
+        return function()
+    except BlockingIOError:
+        return None
+
+
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    size = min(size, TRANSFER_MAX)
+    return os.read(fd, size) if offset == -1 else os.pread(fd, size, offset)
+
+
+def _pread_full(fd: int, size: int, offset: int) -> bytes:
+    data = _pread(fd, size, offset)
+    if len(data) == size or not data:
+        return data
+    chunks = [data]
+    got = len(data)
+    while got < size:
+        chunk = _pread(fd, size - got, -1 if offset == -1 else offset + got)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        got += len(chunk)
+    return b"".join(chunks)
+
+
+def _preadinto_full(fd: int, view: memoryview, offset: int) -> int:
+    got = 0
+    while got < len(view):
+        part = view[got : got + TRANSFER_MAX]
+        if offset == -1:
+            count = os.readv(fd, [part])
+        else:
+            count = os.preadv(fd, [part], offset + got)
+        if not count:
+            break
+        got += count
+    return got
+
+
+def _read_to_end(fd: int, offset: int) -> bytes:
+    """As `io.FileIO.readall`: the size is a hint (files of /proc say 0), EOF decides."""
+    size = os.fstat(fd).st_size
+    position = offset if offset >= 0 else os.lseek(fd, 0, os.SEEK_CUR)
+    chunks: list[bytes] = []
+    got = 0
+    while True:
+        wanted = max(size - position - got + 1, CHUNK)
+        chunk = _pread(fd, wanted, -1 if offset == -1 else offset + got)
+        if not chunk:
+            return b"".join(chunks) if len(chunks) != 1 else chunks[0]
+        chunks.append(chunk)
+        got += len(chunk)
+
+
+def _write_all(fd: int, view: memoryview, offset: int, whole: bool, report: Done) -> int:
+    put = 0
+    try:
+        while True:
+            part = view[put : put + TRANSFER_MAX]
+            put += os.write(fd, part) if offset == -1 else os.pwrite(fd, part, offset + put)
+            if put >= len(view):
+                return put
+    except OSError:
+        if whole or not put:
+            raise
+        return put
+    finally:
+        report(put)

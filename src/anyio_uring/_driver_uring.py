@@ -1,0 +1,458 @@
+"""UringOps: what needs no waiting at once, everything else through the loop's ring.
+
+Each job tries the tiers in order.  An operation that the ring refuses before anything happened
+(no worker could be made, no such opcode) goes to `ThreadOps`, the others' errors are final.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import _uring
+from ._driver_thread import ThreadOps
+from ._errors import CLOSED, closed_error, os_error
+from ._handle import MISS
+from ._host import Host
+from ._ops import Done, Job, Opened
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+    from anyio import CapacityLimiter
+
+    from ._uring import Handle, Operation, Ring
+
+# A big read is several pieces of this size, so many of them in flight at once: enough to keep
+# the processors' copies and the device busy, little enough for others to get their turn.
+PIECE_BYTES = 512 << 10
+PIECES_MAX = 4
+# Streams and files of unknown size are read in growing steps.
+CHUNK_MIN = 64 << 10
+CHUNK_MAX = 1 << 20
+
+
+class UringOps:
+    """The driver with a ring; `host` is the loop it serves."""
+
+    name = "uring"
+
+    def __init__(self, host: Host, supported: frozenset[int], inline_max: int) -> None:
+        self.host = host
+        self.supported = supported
+        self.inline_max = inline_max
+        self.threads = ThreadOps()
+        self.refused = 0
+
+    # -- opening and closing --------------------------------------------------------------------
+
+    async def open(
+        self, path: str | bytes, flags: int, mode: int, limiter: CapacityLimiter | None
+    ) -> Opened:
+        encoded = os.fsencode(path)
+        host = self.host
+        if not host.ready():
+            return await self.threads.open(path, flags, mode, limiter)
+        # The walk is short and its answer often cached; a miss counts it as an ordinary file
+        blocking = _uring.is_fifo_cached(encoded)
+        if blocking:
+            host.more_workers(1)
+        try:
+            while True:
+                operation = _uring.open_operation(encoded, flags, mode)
+                await host.perform(operation)
+                if not operation.cancelled:
+                    break
+        finally:
+            if blocking:
+                host.more_workers(-1)
+        if operation.refused or operation.result in (-errno.ENOSYS, -errno.EOPNOTSUPP):
+            self.refused += 1
+            return await self.threads.open(path, flags, mode, limiter)
+        if operation.result < 0:
+            raise operation.error(path)
+        fd = operation.claim()
+        try:
+            return Opened(fd, _uring.fd_facts(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    async def close(self, job: Job) -> None:
+        handle = job.handle
+        if not handle.closefd:
+            handle.release()
+            return
+        if handle.close_now() != MISS:
+            return
+        if not self.host.ready():
+            await self.threads.close(job)
+            return
+        fd = handle.release()
+        operation = _uring.close_operation(fd)
+        await self.host.perform(operation)
+        if operation.refused:
+            # No worker to be had: nothing has happened, and a descriptor must not leak
+            self.refused += 1
+            os.close(fd)
+        elif operation.result < 0:
+            raise operation.error(job.name)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def read(self, job: Job, size: int, offset: int) -> bytes | None:
+        handle = job.handle
+        if not job.tried:
+            data = handle.pread_cached(size, offset)
+            if isinstance(data, bytes):
+                _call(job.done, len(data))
+                return data
+        if size > self.inline_max and handle.regular and offset >= 0:
+            size = await self._clip(job, size, offset)
+            if size > self.inline_max:
+                return await self._read_pieces(job, size, offset)
+        operation: Operation | None = None
+        if self._ready(job):
+            operation = await self._run(
+                job,
+                lambda: _uring.read_operation(
+                    handle, size, offset, handle.seekable, size > self.inline_max
+                ),
+            )
+        if operation is None:
+            return await self.threads.read(job._replace(tried=True), size, offset)
+        if operation.result == -errno.EAGAIN:
+            return None
+        if operation.result < 0 and not (operation.moved and offset == -1):
+            raise operation.error(job.name)
+        return operation.take()
+
+    async def read_to_end(self, job: Job, offset: int) -> bytes | None:
+        handle = job.handle
+        size = handle.size_now()
+        if size != MISS and offset >= 0:
+            wanted = max(size - offset, 0) + 1
+            data = handle.pread_cached(wanted, offset)
+            if isinstance(data, bytes) and len(data) < wanted:
+                _call(job.done, len(data))
+                return data
+            if wanted > self.inline_max and handle.regular:
+                return await self._read_rest(job, wanted - 1, offset)
+        return await self._read_growing(job, offset)
+
+    async def _read_rest(self, job: Job, size: int, offset: int) -> bytes:
+        """A big regular file: all of it in pieces, then whatever was added meanwhile."""
+        moved = 0
+        try:
+            data = await self._read_pieces(job._replace(done=None), size, offset)
+            rest = job._replace(done=None, tried=False)
+            if len(data) == size:
+                chunks = [data]
+                while chunk := await self.read(rest, CHUNK_MIN, offset + sum(map(len, chunks))):
+                    chunks.append(chunk)
+                data = b"".join(chunks) if len(chunks) > 1 else data
+            moved = len(data)
+            return data
+        finally:
+            _call(job.done, moved or None)
+
+    async def _read_growing(self, job: Job, offset: int) -> bytes | None:
+        """Until EOF, whatever the size says: /proc and /sys say 0, streams say nothing."""
+        chunks: list[bytes] = []
+        total = 0
+        step = CHUNK_MIN
+        part = job._replace(done=None)
+        complete = False
+        try:
+            while True:
+                chunk = await self.read(part, step, -1 if offset == -1 else offset + total)
+                if not chunk:
+                    complete = True
+                    return None if chunk is None and not chunks else b"".join(chunks)
+                chunks.append(chunk)
+                total += len(chunk)
+                if len(chunk) == step:
+                    step = min(step * 2, CHUNK_MAX)
+        finally:
+            # At an explicit offset a read that was cut off has not moved anything
+            _call(job.done, total if complete or offset == -1 else None)
+
+    async def _clip(self, job: Job, size: int, offset: int) -> int:
+        """Do not allocate gigabytes for a small file."""
+        try:
+            end = await self.size(job._replace(done=None))
+        except BaseException:
+            _call(job.done, None)
+            raise
+        # One more than there is, so that a file growing meanwhile is no false EOF; files of
+        # /proc say 0 and have more.
+        return min(size, max(end - offset, CHUNK_MIN) + 1)
+
+    async def _read_pieces(self, job: Job, size: int, offset: int) -> bytes:
+        host = self.host
+        while self._ready(job):
+            pieces = _Pieces(host, job.handle, size, offset, _Settle(job.done))
+            pieces.start()
+            try:
+                if not pieces.done:
+                    await host.wait(pieces)
+            except BaseException:
+                pieces.settle.once(None)  # nobody gets the bytes: the position has not moved
+                raise
+            if pieces.refused:
+                self.refused += 1
+                break
+            if pieces.cancelled:
+                self._check_open(job)
+            elif pieces.result < 0:
+                raise os_error(-pieces.result, job.name)
+            elif len(pieces.data) == pieces.moved:
+                return pieces.data
+            else:
+                return pieces.data[: pieces.moved]
+        data = await self.threads.read(job._replace(tried=True), size, offset)
+        assert data is not None
+        return data
+
+    async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None:
+        handle = job.handle
+        if not job.tried:
+            count = handle.readinto_cached(buffer, offset)
+            if count != MISS:
+                _call(job.done, count)
+                return count
+        operation: Operation | None = None
+        if self._ready(job):
+            big = memoryview(buffer).nbytes > self.inline_max
+            operation = await self._run(
+                job, lambda: _uring.readinto_operation(handle, buffer, offset, handle.seekable, big)
+            )
+        if operation is None:
+            return await self.threads.readinto(job._replace(tried=True), buffer, offset)
+        if operation.result == -errno.EAGAIN:
+            return None
+        if operation.result < 0 and not (operation.moved and offset == -1):
+            raise operation.error(job.name)
+        return operation.copy_out()
+
+    # -- everything else --------------------------------------------------------------------------
+
+    async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
+        handle = job.handle
+        operation: Operation | None = None
+        if self._ready(job):
+            operation = await self._run(
+                job, lambda: _uring.write_operation(handle, data, offset, True)
+            )
+        if operation is None:
+            return await self.threads.write(job, data, offset, whole)
+        if operation.result == -errno.EAGAIN and not operation.moved:
+            return None
+        if operation.result < 0 and (whole or not operation.moved):
+            raise operation.error(job.name)
+        if whole and operation.moved < operation.requested:
+            raise os_error(errno.EIO, job.name)  # the kernel wrote nothing and said so
+        return operation.moved
+
+    async def size(self, job: Job) -> int:
+        size = job.handle.size_now()
+        if size != MISS:
+            return size
+        if self._has("statx") and self._ready(job):
+            operation = await self._run(job, lambda: _uring.statx_operation(job.handle))
+            if operation is not None:
+                if operation.result < 0:
+                    raise operation.error(job.name)
+                return operation.statx()[2]
+        return await self.threads.size(job)
+
+    async def seek(self, job: Job, offset: int, whence: int) -> int:
+        return await self.threads.seek(job, offset, whence)  # io_uring has no lseek
+
+    async def truncate(self, job: Job, size: int) -> None:
+        operation: Operation | None = None
+        if self._has("ftruncate") and self._ready(job):
+            operation = await self._run(job, lambda: _uring.ftruncate_operation(job.handle, size))
+        if operation is None:
+            await self.threads.truncate(job, size)
+        elif operation.result < 0:
+            raise operation.error(job.name)
+
+    async def sync(self, job: Job, datasync: bool) -> None:
+        operation: Operation | None = None
+        if self._ready(job):
+            operation = await self._run(job, lambda: _uring.fsync_operation(job.handle, datasync))
+        if operation is None:
+            await self.threads.sync(job, datasync)
+        elif operation.result < 0:
+            raise operation.error(job.name)
+
+    def interrupt(self, handle: Handle) -> None:
+        """The file is being closed: end the operations that wait on a stream."""
+        ring = self.host.ring
+        if ring is not None and not ring.closed:
+            for operation in ring.operations():
+                if operation.uses(handle):
+                    self.host.cancel(operation)
+        self.threads.interrupt(handle)
+
+    # -- running an operation ---------------------------------------------------------------------
+
+    def _has(self, opcode: str) -> bool:
+        return _uring.OPERATIONS[opcode] in self.supported
+
+    def _ready(self, job: Job) -> bool:
+        try:
+            return self.host.ready()
+        except BaseException:
+            _call(job.done, None)
+            raise
+
+    def _check_open(self, job: Job) -> None:
+        if job.handle.closing:
+            _call(job.done, None)
+            raise closed_error(CLOSED)
+
+    async def _run(self, job: Job, make: Callable[[], Operation]) -> Operation | None:
+        """Run one operation of a file to its end; None if the ring refused it (use a thread).
+
+        `job.done` hears about it at the completion, except after a refusal: the thread tells it.
+        """
+        settle = _Settle(job.done)
+        while True:
+            operation: Operation | None = None
+            try:
+                operation = make()
+                operation.when_done = settle
+                await self.host.perform(operation)
+            except BaseException:
+                # In flight with an effect, or at the kernel's own offset: its completion tells.
+                # Else nobody gets the bytes, and the position has not moved.
+                if not _goes_on(operation):
+                    settle.once(None)
+                raise
+            if operation.refused and not operation.moved:
+                self.refused += 1
+                return None
+            if not operation.cancelled:
+                return operation
+            # Cancelled, but no scope of this task is: its file is being closed, or the scope
+            # was shielded in the meantime.  Nothing has happened: once more.
+            self._check_open(job)
+
+
+class _Settle:
+    """Tells `done`, once, what an operation moved: at its completion, whoever waits for it."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self, done: Done | None) -> None:
+        self._done = done
+
+    def once(self, moved: int | None) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(moved)
+
+    def __call__(self, operation: Operation) -> None:
+        if operation.abandoned:
+            lost = operation.cancelled or (operation.positional and not operation.effect)
+            self.once(None if lost else operation.moved)
+        elif not operation.cancelled and not (operation.refused and not operation.moved):
+            # (else the task tries again, or a thread does, and tells then)
+            self.once(operation.moved)
+
+
+class _Pieces:
+    """One read of a big range: pieces of it in flight side by side, filling one bytes object."""
+
+    effect = False
+
+    def __init__(self, host: Host, handle: Handle, size: int, offset: int, settle: _Settle) -> None:
+        self.host = host
+        self.handle = handle
+        self.size = size
+        self.offset = offset
+        self.settle = settle
+        self.data = _uring.new_bytes(size)
+        self.waiter: Any = None
+        self.result = 0
+        self.moved = 0
+        self.refused = False
+        self.cancelled = False
+        self.done = False
+        self._next = 0
+        self._live: dict[int, Operation] = {}
+        self._got: dict[int, int] = {}
+        self._stopping = False
+        self._asked = False
+
+    def start(self) -> None:
+        while self._next < self.size and len(self._live) < PIECES_MAX and not self._stopping:
+            self._start_next()
+
+    def _start_next(self) -> None:
+        start = self._next
+        size = min(PIECE_BYTES, self.size - start)
+        operation = _uring.piece_operation(self.handle, self.data, start, size, self.offset + start)
+        operation.when_done = lambda finished: self._piece_done(start, size, finished)
+        self._next = start + size
+        self._live[start] = operation
+        self.host.start(operation)
+
+    def _piece_done(self, start: int, size: int, operation: Operation) -> None:
+        del self._live[start]
+        self._got[start] = operation.moved
+        if operation.refused:
+            self.refused = True
+        elif operation.cancelled:
+            self.cancelled = True
+        elif operation.result < 0:
+            self.result = operation.result
+        if operation.moved < size:
+            self._stopping = True  # EOF, or one of the above
+        if not self._stopping and self._next < self.size:
+            self._start_next()
+        elif not self._live:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.done = True
+        position = 0
+        while position in self._got:
+            self.moved += self._got[position]
+            position += PIECE_BYTES
+            if self.moved < position:
+                break
+        if self._asked and self._next < self.size and self.moved == self._next:
+            self.cancelled = True  # no end of file met, and not everything was asked for
+        if self.result < 0 and self.moved and not self.cancelled:
+            self.result = 0  # the part before the error counts; the next read meets it
+        if not self.refused and not self.cancelled:
+            self.settle.once(self.moved if self.result == 0 else None)
+        if self.waiter is not None:
+            self.host.awake(self)
+
+    def cancel(self, ring: Ring) -> None:
+        self._stopping = self._asked = True
+        for operation in list(self._live.values()):
+            ring.cancel(operation)
+
+    def abandon(self, ring: Ring) -> None:
+        self._stopping = self._asked = True
+        for operation in list(self._live.values()):
+            ring.abandon(operation)
+
+
+def _goes_on(operation: Operation | None) -> bool:
+    return (
+        operation is not None
+        and operation.started
+        and (operation.effect or not operation.positional)
+    )
+
+
+def _call(done: Done | None, moved: int | None) -> None:
+    if done is not None:
+        done(moved)

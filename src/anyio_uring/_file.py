@@ -1,0 +1,400 @@
+"""`AsyncFile`, unbuffered: a descriptor and a position.
+
+**Who keeps the position.**  A file that we opened from a path is *exclusive*: `handle.position`
+is the truth, every transfer names its offset, and several can be under way.  Descriptors that
+came from elsewhere, append modes, streams, and every file whose `fileno()` or `wrapped` somebody
+has seen are *shared*: the kernel's offset is the truth (a child process or another appender moves
+it), transfers go to offset -1, one at a time.
+
+**Order.**  Operations that use the position stand in line (`Line`); the right to it belongs to the
+operation, and is passed on at its completion, also when the task that asked has left.  Positional
+ones (`pread`, `pwrite`) stand in no line.
+
+The first lines of `read` and `pread` are the hot path: one compiled call that checks everything
+and reads, if nothing has to be waited for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import AsyncIterator, Iterable
+from contextlib import nullcontext
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, AnyStr, cast
+
+import anyio
+from anyio import CancelScope
+
+from ._errors import CLOSED, NOT_READABLE, closed_error, os_error, unsupported
+from ._handle import CHECK, MISS, Handle, HandleOwner, plain_attributes
+from ._line import Line
+from ._ops import Job
+from ._runtime import Runtime, current_runtime
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+    from anyio import CapacityLimiter
+
+EINVAL, ESPIPE = 22, 29
+# Beyond this a position may exceed what the file system can hold; the kernel is asked then.
+SAFE_POSITION_MAX = 1 << 42
+LINE_CHUNK = 8192
+
+
+class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
+    """An asynchronous file, as :func:`open_file` returns it; an ``anyio.AsyncFile``.
+
+    It can be shared between tasks, event loops and threads: operations that use the position run
+    one at a time in order of arrival.  Every operation is a cancellation point: in a cancelled
+    scope it raises before it has any effect.  A read that is cancelled has not moved the
+    position; a write to a file that has begun is finished.
+
+    >>> import anyio, anyio_uring
+    >>> async def main():
+    ...     async with await anyio_uring.open_file("/etc/passwd", "rb", 0) as f:
+    ...         return await f.pread(4, 0)
+    >>> anyio.run(main)
+    b'root'
+    """
+
+    _line: Line
+
+    def __init__(
+        self, handle: Handle, name: Any, mode: str, limiter: CapacityLimiter | None = None
+    ) -> None:
+        # AnyIO's own initialiser wants a synchronous file to wrap; there is none.
+        self._handle = handle
+        self._name = name
+        self._mode = mode
+        self._limiter = limiter
+        self._line = Line(handle)
+        self._wrapped: io.FileIO | None = None
+        # Built once: what the driver needs to know about every operation of this file
+        self._job = Job(handle, name, limiter)
+        self._job_tried = self._job._replace(tried=True)
+
+    # Made on demand: a bound method in the instance would be a cycle
+    @property
+    def _job_moving(self) -> Job:
+        return Job(self._handle, self._name, self._limiter, self._moved)
+
+    @property
+    def _job_moving_tried(self) -> Job:
+        return Job(self._handle, self._name, self._limiter, self._moved, True)
+
+    # -- what a synchronous file tells ------------------------------------------------------------
+
+    @property
+    def name(self) -> Any:
+        """What was opened: the path as given, or the descriptor."""
+        return self._name
+
+    @property
+    def mode(self) -> str:
+        """The mode, as `io.FileIO` spells it."""
+        return self._mode
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed, or being closed."""
+        return self._handle.closed
+
+    @property
+    def closefd(self) -> bool:
+        """Whether closing the file closes the descriptor."""
+        return self._handle.closefd
+
+    @property
+    def limiter(self) -> CapacityLimiter | None:
+        """The limiter of this file's worker threads; it does not bound operations on the ring."""
+        return self._limiter
+
+    @property
+    def wrapped(self) -> IO[AnyStr]:
+        """A synchronous `io.FileIO` on the same descriptor, made on demand.
+
+        From then on the position is the kernel's, and both see each other's reads and writes.
+
+        :raises ValueError: the file is closed
+        """
+        if self._wrapped is None:
+            fd = self.fileno()
+            mode = self._mode.replace("x", "w") if "x" in self._mode else self._mode
+            # "w" on a descriptor does not truncate: FileIO opens nothing
+            self._wrapped = io.FileIO(fd, mode, closefd=False)
+        return cast("IO[AnyStr]", self._wrapped)
+
+    def fileno(self) -> int:
+        """The file descriptor.  From then on the position is the kernel's.
+
+        :raises ValueError: the file is closed
+        """
+        self._check_closed()
+        self._share()
+        return self._handle.fd
+
+    def isatty(self) -> bool:
+        """Whether this is a terminal.
+
+        :raises ValueError: the file is closed
+        """
+        self._check_closed()
+        return stat.S_ISCHR(self._handle.st_mode) and os.isatty(self._handle.fd)
+
+    def readable(self) -> bool:
+        """Whether the file was opened for reading.
+
+        :raises ValueError: the file is closed
+        """
+        self._check_closed()
+        return self._handle.readable
+
+    def writable(self) -> bool:
+        """Whether the file was opened for writing.
+
+        :raises ValueError: the file is closed
+        """
+        self._check_closed()
+        return self._handle.writable
+
+    def seekable(self) -> bool:
+        """Whether the file has a position.
+
+        :raises ValueError: the file is closed
+        """
+        self._check_closed()
+        if self._handle.seekable:
+            return True
+        try:
+            os.lseek(self._handle.fd, 0, os.SEEK_CUR)
+        except OSError:
+            return False
+        return True
+
+    def __repr__(self) -> str:
+        state = " [closed]" if self.closed else ""
+        return (
+            f"<{type(self).__module__}.{type(self).__name__} name={self._name!r} "
+            f"mode={self._mode!r} closefd={self.closefd}>{state}"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __del__(self) -> None:
+        handle: Handle | None = getattr(self, "_handle", None)
+        if handle is None or handle.closed or not handle.closefd:
+            return
+        warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self._close_synchronously(handle)
+
+    # -- whole lines ------------------------------------------------------------------------------
+
+    async def readlines(self, hint: int | None = None) -> list[AnyStr]:
+        """All lines; with a hint, no more once that many bytes have been read."""
+        lines: list[AnyStr] = []
+        total = 0
+        while line := await self.readline():
+            lines.append(line)
+            total += len(line)
+            if hint is not None and 0 < hint <= total:
+                break
+        return lines
+
+    async def __aiter__(self) -> AsyncIterator[AnyStr]:
+        while line := await self.readline():
+            yield line
+
+    async def writelines(self, lines: Iterable[ReadableBuffer] | Iterable[str]) -> None:
+        """Write each item of an iterable; no newlines are added."""
+        self._check_closed()
+        for line in lines:
+            await self.write(line)
+
+    # -- the disk ---------------------------------------------------------------------------------
+
+    async def fsync(self) -> None:
+        """Have the file's data and metadata on the disk, fsync(2).
+
+        :raises OSError: EIO, ENOSPC, EDQUOT of writes since the last sync; EINVAL on a stream
+        """
+        await self._sync(datasync=False)
+
+    async def fdatasync(self) -> None:
+        """As `fsync`, without metadata that reading the data back does not need, fdatasync(2)."""
+        await self._sync(datasync=True)
+
+    async def _sync(self, datasync: bool) -> None:
+        runtime = await self._begin(0, CHECK)
+        await runtime.ops.sync(self._job, datasync)
+
+    # -- the position -----------------------------------------------------------------------------
+
+    async def _seek_to_end(self, runtime: Runtime) -> None:
+        """An append mode begins at the end, if there is one."""
+        handle = self._handle
+        if not handle.seekable:
+            return
+        if handle.local:
+            os.lseek(handle.fd, 0, os.SEEK_END)
+        else:
+            await runtime.ops.seek(self._job, 0, os.SEEK_END)
+
+    async def _seek_kernel(self, runtime: Runtime, offset: int, whence: int) -> int:
+        handle = self._handle
+        if whence in (os.SEEK_SET, os.SEEK_CUR) and (handle.local or not handle.seekable):
+            # Moves a number in memory, or says ESPIPE
+            return os.lseek(handle.fd, offset, whence)
+        return await runtime.ops.seek(self._job, offset, whence)
+
+    def _share(self) -> None:
+        """From now on others may move the kernel's offset: publish the position, then use that."""
+        handle = self._handle
+        if not handle.shared and not handle.closing:
+            handle.shared = True
+            if handle.seekable:
+                os.lseek(handle.fd, handle.position, os.SEEK_SET)
+
+    def _moved(self, moved: int | None) -> None:
+        """An operation at the position is over: commit it, and serve the next in line."""
+        handle = self._handle
+        if moved and not handle.shared:
+            handle.position += moved
+        self._line.release()
+
+    # -- closing ----------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Close the file.
+
+        The descriptor is released in any case, also in a cancelled scope and when an error is
+        raised.  Reads that wait on a stream are ended (``ValueError``), other operations under way
+        are waited for; in a cancelled scope only briefly, and the last of them closes.  Closing
+        twice is no error.
+
+        :raises OSError: what close(2) reports: EIO, ENOSPC, EDQUOT of earlier writes
+        """
+        handle = self._handle
+        if handle.closed:
+            return
+        runtime = current_runtime()
+        handle.closing = True
+        self._retire_wrapped()
+        handle.meter = runtime.meter
+        interrupted = await self._wait_idle(runtime) if handle.inflight else None
+        if handle.inflight:
+            _close_when_idle(handle)
+        else:
+            with CancelScope(shield=True):
+                await runtime.ops.close(self._job)
+        if interrupted is not None and not runtime.host.by_scope(interrupted):
+            raise interrupted
+
+    async def _wait_idle(self, runtime: Runtime) -> BaseException | None:
+        """Until no operation uses this file; once cancelled, for the grace period only.
+
+        Returns the exception that ended the wait, so that the file is closed first.
+        """
+        handle, host = self._handle, runtime.host
+        if not handle.regular:
+            runtime.ops.interrupt(handle)
+        interrupted: BaseException | None = None
+        scope: Any = nullcontext()
+        while handle.inflight:
+            waiter = host.waiter()
+            handle.when_idle = partial(host.wake, waiter)
+            try:
+                with scope:
+                    await host.park(waiter)
+            except BaseException as error:  # noqa: BLE001 (raised once the file is closed)
+                interrupted = error
+            if isinstance(scope, CancelScope):
+                break
+            if interrupted is not None:
+                grace = runtime.settings.cancel_grace
+                scope = CancelScope(shield=True, deadline=anyio.current_time() + grace)
+        return interrupted
+
+    def close(self) -> None:
+        """Close at once, synchronously; it may block, so prefer `aclose`.
+
+        If operations of this file are in the kernel, the last of them closes it.
+
+        :raises OSError: what close(2) reports
+        """
+        handle = self._handle
+        if not handle.closed:
+            self._retire_wrapped()
+            self._close_synchronously(handle)
+
+    @staticmethod
+    def _close_synchronously(handle: Handle) -> None:
+        handle.closing = True
+        if handle.inflight:
+            _close_when_idle(handle)
+            return
+        fd = handle.release()
+        if handle.closefd:
+            os.close(fd)
+
+    def _retire_wrapped(self) -> None:
+        """Publish the position if the descriptor stays open; end the synchronous view."""
+        handle = self._handle
+        if not handle.closefd and handle.seekable and not handle.shared:
+            os.lseek(handle.fd, handle.position, os.SEEK_SET)
+        if self._wrapped is not None:
+            self._wrapped.close()
+
+    # -- what every operation begins with ---------------------------------------------------------
+
+    async def _begin(self, size: int, code: int, closed: str = CLOSED) -> Runtime:
+        """Before any effect: closed?  cancelled?  our turn?"""
+        handle = self._handle
+        if handle.closed:
+            raise closed_error(closed)
+        runtime = current_runtime()
+        handle.meter = runtime.meter
+        if code != MISS:
+            await runtime.gate.admit(min(size, runtime.settings.inline_size_max))
+            if handle.closed:
+                raise closed_error(closed)
+        return runtime
+
+    async def _enter(self, runtime: Runtime) -> Job:
+        """Stand in line for the position.  The job returned gives it up at its end."""
+        await self._line.acquire(runtime.host)
+        if self._handle.closed:
+            self._line.release()
+            raise closed_error()
+        return self._job_moving
+
+    def _check_closed(self) -> None:
+        if self._handle.closed:
+            raise closed_error()
+
+    def _check_readable(self) -> None:
+        if not self._handle.readable:
+            raise unsupported(NOT_READABLE)
+
+    def _check_positional(self, offset: int) -> None:
+        if not self._handle.seekable:
+            raise os_error(ESPIPE, self._name)
+        if offset < 0:
+            raise os_error(EINVAL, self._name)
+
+
+plain_attributes(AsyncFile)
+
+
+def _close_when_idle(handle: Handle) -> None:
+    """The last operation in the kernel closes; the handle keeps itself alive until then."""
+
+    def close() -> None:
+        fd = handle.release()
+        if handle.closefd:
+            os.close(fd)
+
+    handle.when_idle = close

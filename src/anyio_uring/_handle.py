@@ -1,0 +1,168 @@
+"""`Handle`: an open descriptor and what is known about it; compiled, or its portable twin.
+
+Which one is decided by what was built, not by catching ImportError: a broken extension must fail
+loudly instead of becoming the slow version.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from . import _mounts
+
+COMPILED = find_spec("anyio_uring._uring") is not None
+MISS, CHECK, TURN = -1, -2, -3
+
+
+class PortableHandle:
+    """The same facts without the compiled core; everything but the bookkeeping is a MISS."""
+
+    __slots__ = (
+        "__weakref__",
+        "_mutex",
+        "append",
+        "blksize",
+        "busy",
+        "closefd",
+        "closing",
+        "direct",
+        "fd",
+        "inflight",
+        "local",
+        "meter",
+        "nonblocking",
+        "now",
+        "open_flags",
+        "position",
+        "readable",
+        "regular",
+        "seekable",
+        "shared",
+        "st_mode",
+        "when_idle",
+        "writable",
+    )
+
+    def __init__(
+        self,
+        fd: int,
+        open_flags: int,
+        *,
+        closefd: bool = True,
+        st_mode: int = 0,
+        blksize: int = 0,
+        now: int = 0,
+        local: bool = False,
+    ) -> None:
+        access = open_flags & (os.O_RDONLY | os.O_WRONLY | os.O_RDWR)
+        self.fd = fd
+        self.open_flags = open_flags
+        self.closefd = closefd
+        self.readable = access != os.O_WRONLY
+        self.writable = access != os.O_RDONLY
+        self.append = bool(open_flags & os.O_APPEND)
+        self.nonblocking = bool(open_flags & getattr(os, "O_NONBLOCK", 0))
+        self.direct = bool(open_flags & getattr(os, "O_DIRECT", 0))
+        self.st_mode = st_mode
+        self.blksize = blksize
+        self.regular = stat.S_ISREG(st_mode)
+        self.seekable = self.regular or stat.S_ISBLK(st_mode)
+        self.local = local and self.regular
+        self.now = now
+        self.inflight = 0
+        self.shared = self.closing = self.busy = False
+        self.position = 0
+        self.meter: Any = None
+        self.when_idle: Callable[[], object] | None = None
+        self._mutex = threading.Lock()
+
+    def __del__(self) -> None:
+        if getattr(self, "fd", -1) >= 0 and self.closefd:
+            os.close(self.release())
+
+    @property
+    def closed(self) -> bool:
+        return self.fd < 0 or self.closing
+
+    def release(self) -> int:
+        fd, self.fd, self.closing = self.fd, -1, True
+        return fd
+
+    def join(self) -> None:
+        with self._mutex:
+            self.inflight += 1
+
+    def leave(self) -> None:
+        with self._mutex:
+            self.inflight -= 1
+            if self.inflight or self.when_idle is None:
+                return
+            callback, self.when_idle = self.when_idle, None
+        callback()
+
+    def pread(self, size: int, offset: int) -> bytes | int:
+        return CHECK
+
+    def read(self, size: int) -> bytes | int:
+        return CHECK
+
+    def pread_cached(self, size: int, offset: int) -> bytes | int:
+        return MISS
+
+    def readinto_cached(self, buffer: Any, offset: int) -> int:
+        return MISS
+
+    def size_now(self) -> int:
+        return MISS
+
+    def close_now(self) -> int:
+        return MISS
+
+
+class PortableHandleOwner:
+    """What a file object has of its handle without the compiled core."""
+
+    _handle: PortableHandle
+
+
+def _pread_portably(file: PortableHandleOwner, size: int, offset: int) -> bytes | int:
+    return CHECK
+
+
+def _read_portably(file: PortableHandleOwner, size: int) -> bytes | int:
+    return CHECK
+
+
+def _leave_attributes(cls: type) -> None:
+    pass
+
+
+def _open_portably(path: bytes, flags: int, meter: Any) -> Any:
+    return MISS
+
+
+if TYPE_CHECKING or COMPILED:
+    from . import _uring
+    from ._uring import Handle, HandleOwner, open_now, plain_attributes, pread_now, read_now
+
+    _uring.set_classifier(_mounts.classify)
+else:
+    Handle = PortableHandle
+    HandleOwner = PortableHandleOwner
+    plain_attributes = _leave_attributes
+    pread_now = _pread_portably
+    read_now = _read_portably
+    open_now = _open_portably
+
+
+def fd_facts(fd: int) -> tuple[int, int, int, str, int, bool]:
+    """(st_mode, blksize, size, file system, how cached data is read, local) of a descriptor."""
+    if COMPILED:
+        return _uring.fd_facts(fd)
+    status = os.fstat(fd)
+    return (status.st_mode, getattr(status, "st_blksize", 0), status.st_size, "unknown", 0, False)

@@ -1,0 +1,246 @@
+"""The seam between drivers and event loops, and what every host does with its ring."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ._settings import Settings
+
+if TYPE_CHECKING:
+    from ._uring import Operation, Ring
+
+logger = logging.getLogger("anyio_uring")
+
+# How long the end of a loop waits for operations that cannot be cancelled (a write to a slow
+# disk) before it leaves them to the kernel.
+SHUTDOWN_SECONDS = 5.0
+
+
+class Unit(Protocol):
+    """Something a task can wait for: an `Operation`, or several under one roof.
+
+    `effect`: it may change something, so it is never cancelled once started.  `cancelled`: the
+    kernel gave it up because it was asked to, and nothing has happened.
+    """
+
+    waiter: Any
+
+    @property
+    def done(self) -> bool: ...
+    @property
+    def effect(self) -> bool: ...
+    @property
+    def cancelled(self) -> bool: ...
+    def cancel(self, ring: Ring) -> None: ...
+    def abandon(self, ring: Ring) -> None: ...
+
+
+class Host:
+    """One event loop, seen from below.  All methods but `wake` belong to the loop's thread.
+
+    The ring is made at the first operation that needs it and closed with the loop.  Subclasses
+    know how their loop watches the eventfd, batches the submissions of one turn, parks a task and
+    notices the end.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ring: Ring | None = None
+        self.rings_made = 0
+        self.abandoned = 0  # operations left to the kernel by tasks that were cancelled
+        self.leaked = 0
+        self.ended = False
+        self._blocking = 0  # operations in kernel workers that may block them for long
+
+    # -- the ring -------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Whether the ring can take an operation now; makes it if need be."""
+        ring = self.ring
+        if ring is not None and not ring.closed and ring.thread == threading.get_ident():
+            return True
+        if self.ended:
+            return False
+        if ring is not None and not ring.closed:
+            self._moved_to_another_thread(ring)
+        try:
+            self.ring = self._make_ring()
+            self._watch(self.ring.eventfd)
+        except OSError as error:
+            logger.warning("no ring for this event loop: %s; using threads", error)
+            self.ring = None
+            return False
+        return True
+
+    def _make_ring(self) -> Ring:
+        from ._uring import Ring
+
+        settings = self.settings
+        ring = Ring(settings.inflight_max, settings.workers_max)
+        self.rings_made += 1
+        _rings.add(ring)
+        return ring
+
+    def _moved_to_another_thread(self, ring: Ring) -> None:
+        """A loop that was stopped and runs in another thread now needs a ring of that thread.
+
+        The old one can be neither entered nor waited for from here (EEXIST).
+        """
+        stranded = ring.operations()
+        self._unwatch(ring.eventfd)
+        self._leak(ring)
+        for operation in stranded:
+            if operation.waiter is not None:
+                self.awake(operation)
+
+    def more_workers(self, count: int) -> None:
+        """`count` operations that can block a kernel worker for long have come (or, negative,
+        gone): the cap moves with them, so that they do not hold up everybody else's files.
+        """
+        import os
+
+        self._blocking += count
+        ring = self.ring
+        if ring is not None and not ring.closed:
+            base = self.settings.workers_max or 4 * (os.cpu_count() or 1)
+            ring.limit_workers(min(base + self._blocking, 1024), 0)
+
+    # -- operations -----------------------------------------------------------------------------
+
+    async def perform(self, operation: Operation) -> None:
+        """Start an operation and wait for its completion.
+
+        Returns with the operation done, or `cancelled` (then nothing has happened and it may be
+        tried again), or raises the loop's cancellation; then the operation had no effect, or goes
+        on without anybody waiting for it, its buffer and its file still its own.
+        """
+        self.start(operation)
+        if not operation.done:
+            await self.wait(operation)
+
+    def start(self, operation: Operation) -> None:
+        """Hand an operation to the ring: at once when it is alone, else with this turn's batch."""
+        raise NotImplementedError
+
+    async def wait(self, unit: Unit) -> None:
+        """Wait for a unit that has been started; as `perform`."""
+        raise NotImplementedError
+
+    def awake(self, unit: Unit) -> None:
+        """Wake the task that waits for a unit."""
+        raise NotImplementedError
+
+    def deliver(self, batch: Iterable[Operation]) -> None:
+        """Wake whoever waits for the operations that have finished."""
+        for operation in batch:
+            if operation.waiter is not None:
+                self.awake(operation)
+        ring = self.ring
+        if ring is not None and not ring.closed and (ring.pending or ring.queued):
+            self._submit_soon()
+
+    def abandon(self, unit: Unit) -> None:
+        """The task that waited has left; the ring keeps what the kernel may still touch."""
+        unit.waiter = None
+        ring = self.ring
+        if ring is None or ring.closed or ring.thread != threading.get_ident():
+            return
+        if not unit.done:
+            self.abandoned += 1
+        unit.abandon(ring)
+        self._submit_soon()
+
+    def cancel(self, unit: Unit) -> None:
+        """Ask the kernel, once, to give a unit up; does nothing if it may have an effect."""
+        ring = self.ring
+        if ring is not None and not ring.closed and not unit.effect:
+            unit.cancel(ring)
+            self._submit_soon()
+
+    def _submit_soon(self) -> None:
+        raise NotImplementedError
+
+    def _watch(self, fd: int) -> None:
+        raise NotImplementedError
+
+    def _unwatch(self, fd: int) -> None:
+        raise NotImplementedError
+
+    # -- waiting for something else than the kernel -------------------------------------------
+
+    def waiter(self) -> Any:
+        """A new waiter for the current task."""
+        raise NotImplementedError
+
+    async def park(self, waiter: Any) -> None:
+        """Sleep until `wake(waiter)`; a cancellation leaves without further effect."""
+        raise NotImplementedError
+
+    def wake(self, waiter: Any) -> bool:
+        """Wake a parked task, from any thread; False if it is known to have gone."""
+        raise NotImplementedError
+
+    async def checkpoint(self) -> None:
+        """One turn of the loop, and a cancellation point."""
+        raise NotImplementedError
+
+    async def checkpoint_if_cancelled(self) -> None:
+        raise NotImplementedError
+
+    def by_scope(self, error: BaseException) -> bool:
+        """Whether a cancel scope raised this: it will be raised again at the next checkpoint."""
+        raise NotImplementedError
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def shut_down(self) -> None:
+        """The loop ends: cancel what can be, wait for the rest, leak what does not come back."""
+        self.ended = True
+        ring = self.ring
+        if ring is None or ring.closed:
+            return
+        self._unwatch(ring.eventfd)
+        if ring.thread != threading.get_ident():
+            self._leak(ring)
+            return
+        for operation in ring.operations():
+            operation.waiter = None
+            ring.abandon(operation)
+        deadline = time.monotonic() + SHUTDOWN_SECONDS
+        patience = time.monotonic() + max(self.settings.cancel_grace, 0.001) * 10
+        while not ring.idle:
+            now = time.monotonic()
+            # Nothing is lost with an operation without effect; one that writes gets its time.
+            waiting_for_effects = any(operation.effect for operation in ring.operations())
+            end = deadline if waiting_for_effects else patience
+            if now >= end:
+                break
+            ring.wait(end - now)
+        self._leak(ring)
+
+    def _leak(self, ring: Ring) -> None:
+        count = ring.leak()
+        if count:
+            self.leaked += count
+            message = (
+                f"{count} file operation(s) were still in the kernel when the event loop "
+                "ended; their buffers are leaked"
+            )
+            logger.warning(message)
+            warnings.warn(message, ResourceWarning, stacklevel=2, source=None)
+
+
+_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+
+
+def forget_rings() -> None:
+    """In a forked child: the rings belong to the parent."""
+    for ring in list(_rings):
+        ring.forget()
+    _rings.clear()

@@ -1,0 +1,74 @@
+"""A waiting line: one at a time, in order of arrival, across tasks, loops and threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+from ._host import Host
+
+
+class _Place:
+    __slots__ = ("called", "host", "waiter")
+
+    def __init__(self, host: Host, waiter: Any) -> None:
+        self.host = host
+        self.waiter = waiter
+        self.called = False
+
+
+class Line:
+    """A FIFO lock whose owner is an operation, not a task.
+
+    It may be released in another thread than the one that acquired it, and while the task that
+    acquired it has long gone.  A task that leaves the line has had no effect.
+
+    :param flag: an object whose `busy` attribute shows whether somebody is being served, for
+        code that wants to look without a call
+    """
+
+    __slots__ = ("_flag", "_mutex", "_places", "busy")
+
+    def __init__(self, flag: Any = None) -> None:
+        self._flag = self if flag is None else flag
+        self._places: deque[_Place] = deque()
+        self._mutex = threading.Lock()
+        self._flag.busy = False
+
+    def try_acquire(self) -> bool:
+        with self._mutex:
+            if self._flag.busy:
+                return False
+            self._flag.busy = True
+            return True
+
+    async def acquire(self, host: Host) -> bool:
+        """Wait for our turn; True if there was somebody before us."""
+        with self._mutex:
+            if not self._flag.busy:
+                self._flag.busy = True
+                return False
+            place = _Place(host, host.waiter())
+            self._places.append(place)
+        try:
+            await host.park(place.waiter)
+        except BaseException:
+            with self._mutex:
+                called = place.called
+                if not called and place in self._places:
+                    self._places.remove(place)
+            if called:
+                self.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Serve the next one who is still there."""
+        with self._mutex:
+            while self._places:
+                place = self._places.popleft()
+                if place.host.wake(place.waiter):
+                    place.called = True
+                    return
+            self._flag.busy = False

@@ -1,0 +1,67 @@
+"""Modes of ``open``: what a mode string means, with the messages of ``builtins.open``."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+
+class Mode(NamedTuple):
+    """A parsed mode.  `flags` are those of open(2), without O_CLOEXEC."""
+
+    creating: bool
+    reading: bool
+    writing: bool
+    appending: bool
+    updating: bool
+    binary: bool
+    flags: int
+
+    @property
+    def raw_name(self) -> str:
+        """The `mode` attribute of an unbuffered file, as `io.FileIO` spells it."""
+        if self.creating:
+            return "xb+" if self.updating else "xb"
+        if self.appending:
+            return "ab+" if self.updating else "ab"
+        if self.updating:
+            return "rb+"
+        return "rb" if self.reading else "wb"
+
+
+def parse_mode(mode: str) -> Mode:
+    """Parse a mode string.
+
+    :raises TypeError: not a string
+    :raises ValueError: not a mode; the texts are those of ``builtins.open``
+    """
+    if not isinstance(mode, str):
+        raise TypeError(f"open() argument 'mode' must be str, not {_type_name(mode)}")
+    letters = set(mode)
+    if letters - set("axrwb+t") or len(mode) > len(letters):
+        raise ValueError(f"invalid mode: {mode!r}")
+    creating, reading, writing, appending, updating = (letter in letters for letter in "xrwa+")
+    binary = "b" in letters
+    if "t" in letters and binary:
+        raise ValueError("can't have text and binary mode at once")
+    if creating + reading + writing + appending != 1:
+        raise ValueError(
+            "must have exactly one of create/read/write/append mode"
+            if creating + reading + writing + appending > 1
+            else "Must have exactly one of create/read/write/append mode and at most one plus"
+        )
+    if updating:
+        flags = os.O_RDWR
+    else:
+        flags = os.O_RDONLY if reading else os.O_WRONLY
+    if creating:
+        flags |= os.O_CREAT | os.O_EXCL
+    elif writing:
+        flags |= os.O_CREAT | os.O_TRUNC
+    elif appending:
+        flags |= os.O_CREAT | os.O_APPEND
+    return Mode(creating, reading, writing, appending, updating, binary, flags)
+
+
+def _type_name(value: object) -> str:
+    return "None" if value is None else type(value).__name__

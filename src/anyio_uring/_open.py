@@ -1,0 +1,280 @@
+"""`open_file`: the arguments of ``builtins.open``, and how a path becomes a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, overload
+
+from anyio import CapacityLimiter
+
+from ._errors import os_error
+from ._file import AsyncFile
+from ._handle import Handle, fd_facts, open_now
+from ._modes import Mode, parse_mode
+from ._ops import Opened
+from ._raw import RawFile
+from ._runtime import Runtime, current_runtime
+
+if TYPE_CHECKING:
+    from _typeshed import OpenBinaryMode, OpenTextMode, StrOrBytesPath
+
+EISDIR = 21
+# As `open_now` reports an error of the path walk
+WALK_ERROR_BASE = -4096
+
+
+@overload
+async def open_file(
+    file: StrOrBytesPath | int,
+    mode: OpenBinaryMode,
+    buffering: int = ...,
+    encoding: str | None = ...,
+    errors: str | None = ...,
+    newline: str | None = ...,
+    closefd: bool = ...,
+    opener: Callable[[str, int], int] | None = ...,
+    *,
+    limiter: CapacityLimiter | None = ...,
+) -> AsyncFile[bytes]: ...
+
+
+@overload
+async def open_file(
+    file: StrOrBytesPath | int,
+    mode: OpenTextMode = ...,
+    buffering: int = ...,
+    encoding: str | None = ...,
+    errors: str | None = ...,
+    newline: str | None = ...,
+    closefd: bool = ...,
+    opener: Callable[[str, int], int] | None = ...,
+    *,
+    limiter: CapacityLimiter | None = ...,
+) -> AsyncFile[str]: ...
+
+
+@overload
+async def open_file(
+    file: StrOrBytesPath | int,
+    mode: str,
+    buffering: int = ...,
+    encoding: str | None = ...,
+    errors: str | None = ...,
+    newline: str | None = ...,
+    closefd: bool = ...,
+    opener: Callable[[str, int], int] | None = ...,
+    *,
+    limiter: CapacityLimiter | None = ...,
+) -> AsyncFile[Any]: ...
+
+
+async def open_file(
+    file: StrOrBytesPath | int,
+    mode: str = "r",
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Callable[[str, int], int] | None = None,
+    *,
+    limiter: CapacityLimiter | None = None,
+) -> AsyncFile[Any]:
+    """Open a file without making the event loop wait for a disk.
+
+    The arguments are those of :func:`open`.  In this version `mode` must be binary and `buffering`
+    0; the other forms are the next to come.
+
+    :param file: a path, or a file descriptor, whose offset then stays in step with the file
+    :param limiter: for the worker threads this file may need; operations on the ring are bounded
+        by ``Settings.inflight_max``
+    :raises OSError: as :func:`open`, with errno and file name
+    :raises ValueError: arguments that do not go together
+    :raises NotImplementedError: a text mode, or a `buffering` other than 0
+    :raises anyio.NoEventLoopError: outside of a run
+
+    >>> import anyio, anyio_uring
+    >>> async def main():
+    ...     async with await anyio_uring.open_file("/etc/passwd", "rb", buffering=0) as f:
+    ...         return await f.read(4)
+    >>> anyio.run(main)
+    b'root'
+    """
+    parsed = _check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
+    runtime = current_runtime()
+    if isinstance(file, int):
+        return await _from_descriptor(runtime, file, parsed, closefd, limiter)
+    path = os.fspath(file)
+    sys.audit("open", path, parsed.raw_name, parsed.flags)
+    if opener is not None:
+        return await _from_opener(runtime, path, parsed, opener, limiter)
+    return await _from_path(runtime, path, parsed, limiter)
+
+
+def _check_arguments(
+    file: Any,
+    mode: str,
+    buffering: int,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+    closefd: bool,
+    limiter: CapacityLimiter | None,
+) -> Mode:
+    """The checks of ``builtins.open``, in its order and with its texts."""
+    if limiter is not None and not isinstance(limiter, CapacityLimiter):
+        raise TypeError(
+            f"limiter must be a CapacityLimiter or None, not {limiter.__class__.__name__}"
+        )
+    if not isinstance(file, int):
+        file = os.fspath(file)  # TypeError: expected str, bytes or os.PathLike object
+    parsed = parse_mode(mode)
+    if isinstance(buffering, bool) or not isinstance(buffering, int):
+        raise TypeError(f"{type(buffering).__name__!r} object cannot be interpreted as an integer")
+    if parsed.binary:
+        if encoding is not None:
+            raise ValueError("binary mode doesn't take an encoding argument")
+        if errors is not None:
+            raise ValueError("binary mode doesn't take an errors argument")
+        if newline is not None:
+            raise ValueError("binary mode doesn't take a newline argument")
+        if buffering == 1:
+            warnings.warn(
+                "line buffering (buffering=1) isn't supported in binary mode, the default buffer "
+                "size will be used",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+    elif buffering == 0:
+        raise ValueError("can't have unbuffered text I/O")
+    if isinstance(file, int):
+        if file < 0:
+            raise ValueError("negative file descriptor")
+    else:
+        if not closefd:
+            raise ValueError("Cannot use closefd=False with file name")
+        if ("\0" if isinstance(file, str) else b"\0") in file:
+            raise ValueError("embedded null byte")
+    if not parsed.binary or buffering != 0:
+        raise NotImplementedError(
+            "this version opens files in binary mode with buffering=0 only; buffered files come "
+            "with the next release, text after it"
+        )
+    return parsed
+
+
+async def _from_path(
+    runtime: Runtime, path: str | bytes, mode: Mode, limiter: CapacityLimiter | None
+) -> AsyncFile[Any]:
+    flags = mode.flags | getattr(os, "O_CLOEXEC", 0)
+    await runtime.gate.admit()
+    opened: Opened | None = None
+    found = open_now(os.fsencode(path), flags, runtime.meter)
+    if isinstance(found, tuple):
+        opened = Opened(*found)
+    elif found <= WALK_ERROR_BASE:
+        raise os_error(WALK_ERROR_BASE - found, path)
+    if opened is None:
+        opened = await runtime.ops.open(path, flags, 0o666, limiter)
+    return await _finish(
+        runtime, opened, flags, path, mode, True, limiter, exclusive=not mode.appending
+    )
+
+
+async def _from_opener(
+    runtime: Runtime,
+    path: str | bytes,
+    mode: Mode,
+    opener: Callable[[str, int], int],
+    limiter: CapacityLimiter | None,
+) -> AsyncFile[Any]:
+    """The opener is the user's own, blocking code: it runs in a thread."""
+    flags = mode.flags | getattr(os, "O_CLOEXEC", 0)
+
+    def call() -> int:
+        fd = opener(path, flags)  # type: ignore[arg-type]
+        if not isinstance(fd, int):
+            raise TypeError("expected integer from opener")
+        if fd < 0:
+            # PEP 446's opener returns a descriptor or raises
+            raise ValueError(f"opener returned {fd}")
+        os.set_inheritable(fd, False)
+        return fd
+
+    fd = await runtime.threads.call(call, limiter, os.close)
+    return await _finish(
+        runtime,
+        Opened(fd, fd_facts(fd)),
+        _status_flags(fd, flags),
+        path,
+        mode,
+        True,
+        limiter,
+        exclusive=False,
+    )
+
+
+async def _from_descriptor(
+    runtime: Runtime, fd: int, mode: Mode, closefd: bool, limiter: CapacityLimiter | None
+) -> AsyncFile[Any]:
+    await runtime.gate.admit()
+    sys.audit("open", fd, mode.raw_name, mode.flags)
+    try:
+        facts = fd_facts(fd)
+    except OSError as error:
+        raise os_error(error.errno or 0, fd) from None
+    return await _finish(
+        runtime,
+        Opened(fd, facts),
+        _status_flags(fd, mode.flags),
+        fd,
+        mode,
+        closefd,
+        limiter,
+        exclusive=False,
+    )
+
+
+def _status_flags(fd: int, wanted: int) -> int:
+    """The access mode that was asked for, with the flags the descriptor really has."""
+    if os.name != "posix":
+        return wanted
+    import fcntl
+
+    return wanted | (fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_RDWR | os.O_WRONLY))
+
+
+async def _finish(
+    runtime: Runtime,
+    opened: Opened,
+    flags: int,
+    name: Any,
+    mode: Mode,
+    closefd: bool,
+    limiter: CapacityLimiter | None,
+    *,
+    exclusive: bool,
+) -> AsyncFile[Any]:
+    """From a descriptor to a file; the descriptor is not lost if that fails."""
+    fd, (st_mode, blksize, _, _, now, local) = opened
+    if stat.S_ISDIR(st_mode):
+        if not isinstance(name, int):
+            os.close(fd)
+        raise os_error(EISDIR, name)
+    handle = Handle(
+        fd, flags, closefd=closefd, st_mode=st_mode, blksize=blksize, now=now, local=local
+    )
+    handle.meter = runtime.meter
+    handle.shared = not exclusive or not handle.seekable
+    file = RawFile(handle, name, mode.raw_name, limiter)
+    if mode.appending:
+        try:
+            await file._seek_to_end(runtime)
+        except BaseException:
+            file.close()
+            raise
+    return file

@@ -1,0 +1,84 @@
+"""FileOps: the seam between the file layer and the drivers.
+
+It speaks in whole jobs, not in system calls: one await is one thread hop in `ThreadOps`, and a
+loop over completions in `UringOps`.  Both give the same results, the same errors with the same
+file names, and cancel in the same way as far as a thread can be cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+    from anyio import CapacityLimiter
+
+    from ._handle import Handle
+
+Done: TypeAlias = Callable[[int | None], object]
+"""Called exactly once when a job that owns a file's position is over, whatever became of the task
+that asked: with the bytes transferred, or None if nothing happened.  It may run in any thread, and
+runs no user code."""
+
+
+class Job(NamedTuple):
+    """What a job is about: the file, its name for errors, the thread limiter, and `done`.
+
+    :ivar done: None for jobs that do not own the position
+    :ivar tried: the cached read has been tried just now
+    """
+
+    handle: Handle
+    name: Any = None
+    limiter: CapacityLimiter | None = None
+    done: Done | None = None
+    tried: bool = False
+
+
+class Opened(NamedTuple):
+    """A new descriptor with its facts (as `anyio_uring._handle.fd_facts`)."""
+
+    fd: int
+    facts: tuple[int, int, int, str, int, bool]
+
+
+class FileOps(Protocol):
+    """A driver.  Offsets are in bytes; offset -1 is the kernel's own position.
+
+    ``None`` from `read`, `readinto` and `write` means EAGAIN on a non-blocking descriptor,
+    as in `io.RawIOBase`.
+    """
+
+    name: str
+
+    async def open(
+        self, path: str | bytes, flags: int, mode: int, limiter: CapacityLimiter | None
+    ) -> Opened: ...
+
+    async def read(self, job: Job, size: int, offset: int) -> bytes | None:
+        """`size` bytes; fewer only at EOF, or on a stream."""
+
+    async def read_to_end(self, job: Job, offset: int) -> bytes | None: ...
+
+    async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None: ...
+
+    async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
+        """All of `data`.  After a part was written an error is raised if `whole`, else the size
+        of the part is returned and the error left for the next call, as write(2) does.
+        """
+
+    async def size(self, job: Job) -> int: ...
+
+    async def seek(self, job: Job, offset: int, whence: int) -> int:
+        """lseek(2) on the kernel's own position."""
+
+    async def truncate(self, job: Job, size: int) -> None: ...
+
+    async def sync(self, job: Job, datasync: bool) -> None: ...
+
+    async def close(self, job: Job) -> None:
+        """Close the descriptor of a handle with no operations in flight; never abandoned."""
+
+    def interrupt(self, handle: Handle) -> None:
+        """The file is being closed: end what waits on it and has no effect."""

@@ -1,0 +1,103 @@
+"""Every use of a private part of AnyIO, asyncio or Trio, in one place.
+
+Each function says what it needs, and what happens when that is gone: None makes the caller take
+the public way.  ``tests/unit/test_private.py`` pins each one, so that an upgrade which changes
+something shows up as a failing test rather than as a slower program.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class AsyncioView(NamedTuple):
+    """What the meter looks at to see the current asyncio task and its AnyIO cancel scopes."""
+
+    running_loop: Callable[[], Any]
+    current_task: Any  # dict or callable: loop -> task
+    task_states: dict[Any, Any]
+
+
+def asyncio_view() -> AsyncioView | None:
+    """AnyIO's task states and scope chain: ``_task_states``, ``CancelScope._cancel_called``,
+    ``_shield``, ``_parent_scope``.  None: ask `anyio.lowlevel.checkpoint_if_cancelled` instead.
+    """
+    try:
+        import asyncio.tasks
+        from asyncio.events import _get_running_loop
+
+        from anyio._backends import _asyncio as backend
+
+        states = backend._task_states.data
+        scope = backend.CancelScope()
+        if not isinstance(states, dict) or scope._cancel_called or scope._shield:
+            return None
+        if scope._parent_scope is not None or "cancel_scope" not in backend.TaskState.__slots__:
+            return None
+        current: Any = asyncio.tasks.current_task
+        if sys.version_info < (3, 12):
+            # There the function is Python code; the table it looks in is shared with C.
+            current = asyncio.tasks._current_tasks
+    except (ImportError, AttributeError):
+        return None
+    return AsyncioView(_get_running_loop, current, states)
+
+
+# What AnyIO says in Task.cancel(msg) when a cancel scope, not a person, cancels a task.
+SCOPE_MESSAGE = "Cancelled via cancel scope "
+
+
+def trio_context() -> Any | None:
+    """Trio's thread-local with `runner` and `task`, if Trio has been imported at all.
+
+    With ``task._runner``, ``task._cancel_status.effectively_cancelled``, ``runner.ki_pending``,
+    ``runner.main_task``.  None: ask `trio.lowlevel.checkpoint_if_cancelled` instead.
+    """
+    if "trio" not in sys.modules:
+        return None
+    try:
+        from trio._core._run import GLOBAL_RUN_CONTEXT, CancelStatus, Runner, Task
+    except ImportError:
+        return None
+    if not hasattr(Task, "_activate_cancel_status"):
+        return None
+    for attribute in ("effectively_cancelled",):
+        if attribute not in getattr(CancelStatus, "__slots__", ()) and not hasattr(
+            CancelStatus, attribute
+        ):
+            return None
+    fields = {field.name for field in getattr(Runner, "__attrs_attrs__", ())}
+    if not {"ki_pending", "main_task", "io_manager"} <= fields:
+        return None
+    return GLOBAL_RUN_CONTEXT
+
+
+def trio_runner() -> Any | None:
+    """The runner of the current Trio run: only its identity and `io_manager` are used."""
+    context = trio_context()
+    return None if context is None else getattr(context, "runner", None)
+
+
+def trio_watch(fd: int) -> bool:
+    """Put `fd` into Trio's own epoll set, level-triggered: the run wakes while it is readable.
+
+    Trio's event processing tolerates a descriptor it does not know (`EpollIOManager`), and our
+    instrument does the rest.  False: use `trio.lowlevel.wait_readable` in a task.
+    """
+    import select
+
+    manager = getattr(trio_runner(), "io_manager", None)
+    epoll = getattr(manager, "_epoll", None)
+    if not isinstance(epoll, select.epoll) or not hasattr(manager, "_registered"):
+        return False
+    epoll.register(fd, select.EPOLLIN)
+    return True
+
+
+def trio_unwatch(fd: int) -> None:
+    """Take `fd` out again, when a ring is replaced within a run."""
+    epoll = getattr(getattr(trio_runner(), "io_manager", None), "_epoll", None)
+    if epoll is not None and not epoll.closed:
+        epoll.unregister(fd)

@@ -1,0 +1,294 @@
+"""`RawFile`: an unbuffered file, a descriptor and a position.
+
+The first lines of `read` and `pread` are the hot path: one compiled call that checks everything
+and reads, if nothing has to be waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
+from ._errors import CLOSED, NOT_WRITABLE, os_error, unsupported
+from ._file import EINVAL, AsyncFile
+from ._handle import CHECK, MISS, plain_attributes, pread_now, read_now
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+# Beyond this a position may exceed what the file system can hold; the kernel is asked then.
+SAFE_POSITION_MAX = 1 << 42
+LINE_CHUNK = 8192
+
+
+class RawFile(AsyncFile[bytes]):
+    """A binary file opened with ``buffering=0``."""
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    async def read(self, size: int | None = -1) -> bytes:
+        """Read up to `size` bytes at the position; all that is left if `size` is negative or None.
+
+        A file gives fewer only at its end, a stream what it has; b"" means end of file.  None
+        means that a non-blocking descriptor has nothing now.
+
+        :raises io.UnsupportedOperation: not opened for reading
+        :raises ValueError: the file is closed
+        :raises OSError: EIO and whatever else read(2) reports
+        """
+        if size is None or size < 0:
+            return await self.readall()
+        data = read_now(self, size)
+        if type(data) is bytes:
+            return data  # type: ignore[return-value]
+        runtime = await self._begin(size, cast(int, data))
+        self._check_readable()
+        await self._enter(runtime)
+        handle = self._handle
+        return await runtime.ops.read(  # type: ignore[return-value]
+            self._job_moving_tried if data == MISS else self._job_moving,
+            size,
+            -1 if handle.shared else handle.position,
+        )
+
+    async def readall(self) -> bytes:
+        """Read from the position to the end.  As `read` without a size."""
+        runtime = await self._begin(0, CHECK)
+        self._check_readable()
+        job = await self._enter(runtime)
+        handle = self._handle
+        return await runtime.ops.read_to_end(  # type: ignore[return-value]
+            job, -1 if handle.shared else handle.position
+        )
+
+    async def readinto(self, b: WriteableBuffer) -> int:
+        """Read into a buffer; the count, 0 at the end of file, None as in `read`.
+
+        :raises TypeError: the buffer is read-only or not contiguous
+        """
+        view = _writable(b, "readinto")
+        runtime = await self._begin(view.nbytes, CHECK)
+        self._check_readable()
+        job = await self._enter(runtime)
+        handle = self._handle
+        return cast(
+            int, await runtime.ops.readinto(job, b, -1 if handle.shared else handle.position)
+        )
+
+    async def readline(self, size: int | None = -1) -> bytes:
+        """Read until a newline, the end, or `size` bytes.  A stream is read byte by byte, since
+        what is behind the newline is somebody else's.
+        """
+        limit = sys.maxsize if size is None or size < 0 else size
+        runtime = await self._begin(0, CHECK)
+        self._check_readable()
+        if self._handle.shared or not self._handle.seekable:
+            line = bytearray()
+            while len(line) < limit:
+                byte = cast("bytes", await self.read(1))
+                line += byte or b""
+                if not byte or byte == b"\n":
+                    break
+            return bytes(line)  # type: ignore[return-value]
+        job = (await self._enter(runtime))._replace(done=None)
+        moved = 0
+        try:
+            chunks: list[bytes] = []
+            while moved < limit:
+                chunk = (
+                    await runtime.ops.read(
+                        job, min(LINE_CHUNK, limit - moved), self._handle.position + moved
+                    )
+                    or b""
+                )
+                end = chunk.find(b"\n") + 1
+                chunks.append(chunk[:end] if end else chunk)
+                moved += len(chunks[-1])
+                if end or not chunk:
+                    break
+        except BaseException:
+            self._moved(None)
+            raise
+        self._moved(moved)
+        return b"".join(chunks)  # type: ignore[return-value]
+
+    async def pread(self, size: int, offset: int) -> bytes:
+        """Read `size` bytes at `offset`, fewer only at the end of the file.
+
+        Takes no part in the order of operations; the position does not move.
+
+        :raises ValueError: negative size, or the file is closed
+        :raises OSError: ESPIPE on a stream, EINVAL for a negative offset, and pread(2)'s
+        :raises io.UnsupportedOperation: not opened for reading
+        """
+        data = pread_now(self, size, offset)
+        if type(data) is bytes:
+            return data  # type: ignore[return-value]
+        runtime = await self._begin(size, cast(int, data))
+        self._check_positional(offset)
+        self._check_readable()
+        if size < 0:
+            raise ValueError("size must not be negative")
+        return cast(
+            bytes,
+            await runtime.ops.read(self._job_tried if data == MISS else self._job, size, offset),
+        )
+
+    async def preadinto(self, buffer: WriteableBuffer, offset: int) -> int:
+        """Fill a buffer from `offset`; the count is short only at the end of the file.
+
+        :raises TypeError: the buffer is read-only or not contiguous; otherwise as `pread`
+        """
+        view = _writable(buffer, "preadinto")
+        runtime = await self._begin(view.nbytes, CHECK)
+        self._check_positional(offset)
+        self._check_readable()
+        return cast(int, await runtime.ops.readinto(self._job, buffer, offset))
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    async def write(self, b: ReadableBuffer | str) -> int:
+        """Write at the position (in append modes at the end); returns the number of bytes.
+
+        It is all of them, unless an error cut the write off behind a part (a full disk): then the
+        size of the part, and the next write raises.  On a stream a cancellation can do the same.
+        None means that a non-blocking descriptor takes nothing now.
+
+        :raises io.UnsupportedOperation: not opened for writing
+        :raises ValueError: the file is closed
+        :raises OSError: ENOSPC, EFBIG, EPIPE, EIO, and whatever else write(2) reports
+        """
+        view = _readable(b)
+        runtime = await self._begin(view.nbytes, CHECK)
+        if not self._handle.writable:
+            raise unsupported(NOT_WRITABLE)
+        job = await self._enter(runtime)
+        handle = self._handle
+        return cast(
+            int, await runtime.ops.write(job, view, -1 if handle.shared else handle.position, False)
+        )
+
+    async def pwrite(self, data: ReadableBuffer, offset: int) -> int:
+        """Write all of `data` at `offset`; returns its size in bytes.  The position does not move.
+
+        :raises io.UnsupportedOperation: not opened for writing, or in an append mode, where
+            pwrite(2) would append
+        :raises OSError: ESPIPE on a stream, EINVAL for a negative offset, and pwrite(2)'s; a part
+            may have been written
+        """
+        view = _readable(data)
+        runtime = await self._begin(view.nbytes, CHECK)
+        self._check_positional(offset)
+        handle = self._handle
+        if not handle.writable:
+            raise unsupported(NOT_WRITABLE)
+        if handle.append:
+            raise unsupported("pwrite in an append mode would append")
+        return cast(int, await runtime.ops.write(self._job, view, offset, True))
+
+    async def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file, by default to the position, which does not move.
+
+        :return: the new size in bytes
+        :raises io.UnsupportedOperation: not opened for writing
+        :raises OSError: EINVAL for a negative size or a stream, EFBIG, ENOSPC, EIO
+        """
+        runtime = await self._begin(0, CHECK)
+        if not self._handle.writable:
+            raise unsupported(NOT_WRITABLE)
+        if size is None:
+            size = await self.tell()
+        else:
+            size = size.__index__()
+        if size < 0:
+            raise os_error(EINVAL)
+        await runtime.ops.truncate(await self._enter(runtime), size)
+        return size
+
+    async def flush(self) -> None:
+        """Nothing is buffered here; a cancellation point, as with any file.
+
+        :raises ValueError: the file is closed
+        """
+        await self._begin(0, CHECK, CLOSED + ".")
+
+    # -- the position -----------------------------------------------------------------------------
+
+    async def seek(self, offset: int, whence: int | None = os.SEEK_SET) -> int:
+        """Move the position and return it; `whence` as in lseek(2).
+
+        :raises OSError: EINVAL for a position that cannot be, ESPIPE on a stream
+        """
+        runtime = await self._begin(0, CHECK)
+        offset = offset.__index__()
+        whence = os.SEEK_SET if whence is None else whence.__index__()
+        handle = self._handle
+        await self._line.acquire(runtime.host)
+        try:
+            self._check_closed()
+            if handle.shared or not handle.seekable:
+                return await self._seek_kernel(runtime, offset, whence)
+            if whence == os.SEEK_SET:
+                position = offset
+            elif whence == os.SEEK_CUR:
+                position = handle.position + offset
+            elif whence == os.SEEK_END and handle.regular:
+                position = await runtime.ops.size(self._job) + offset
+            else:
+                position = await self._seek_kernel(runtime, offset, whence)
+            if position > SAFE_POSITION_MAX:
+                position = await self._seek_kernel(runtime, position, os.SEEK_SET)
+            if position < 0:
+                raise os_error(EINVAL)
+            handle.position = position
+            return position
+        finally:
+            self._line.release()
+
+    async def tell(self) -> int:
+        """The position in bytes.
+
+        :raises OSError: ESPIPE on a stream
+        """
+        runtime = await self._begin(0, CHECK)
+        handle = self._handle
+        await self._line.acquire(runtime.host)
+        try:
+            self._check_closed()
+            if handle.shared or not handle.seekable:
+                return await self._seek_kernel(runtime, 0, os.SEEK_CUR)
+            return handle.position
+        finally:
+            self._line.release()
+
+
+plain_attributes(RawFile)
+
+
+def _writable(buffer: Any, function: str) -> memoryview:
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        raise TypeError(
+            f"{function}() argument must be read-write bytes-like object, "
+            f"not {type(buffer).__name__}"
+        ) from None
+    if view.readonly:
+        raise TypeError(
+            f"{function}() argument must be read-write bytes-like object, "
+            f"not {type(buffer).__name__}"
+        )
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return view
+
+
+def _readable(data: Any) -> memoryview:
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"a bytes-like object is required, not {type(data).__name__!r}") from None
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return view

@@ -1,0 +1,285 @@
+"""The runtime: what one event loop needs for files, made on first use, closed with the loop.
+
+Files are bound to no loop, so every operation looks its runtime up.  It is kept by the loop
+itself (an attribute of an asyncio loop, a `RunVar` of a Trio run), never in a table keyed by
+`id(loop)`: ids are used again.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from anyio import NoEventLoopError
+
+from . import _handle, _private, _probe
+from ._driver_thread import ThreadOps
+from ._errors import UringUnavailableError
+from ._gate import Gate
+from ._host import Host, forget_rings, logger
+from ._ops import FileOps
+from ._settings import Settings, allowed_tiers, current_settings
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import trio
+
+ATTRIBUTE = "_anyio_uring_runtime"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Counts of one run, since it first used a file; as :func:`statistics` returns them.
+
+    :ivar driver: ``"uring"`` or ``"thread"``
+    :ivar now: reads served from memory, without waiting
+    :ivar now_missed: attempts that would have had to wait, and went to the next tier
+    :ivar now_opened: files opened without waiting
+    :ivar now_closed: files closed without waiting
+    :ivar ring: operations started on the ring
+    :ivar ring_refused: of those, handed on to a thread
+    :ivar thread: jobs given to worker threads
+    :ivar operations: operations on the ring by name
+    :ivar enters: calls of io_uring_enter(2)
+    :ivar inflight: operations in the kernel now
+    :ivar queued: operations waiting for a place in the kernel now
+    :ivar inflight_max: operations that can be in the kernel at once (0: no ring)
+    :ivar abandoned: operations that cancelled tasks left to the kernel
+    :ivar orphans: descriptors that arrived for nobody and were closed
+    :ivar overflows: completion queue overflows survived (never, by design)
+    :ivar rings: rings made for this run
+    :ivar workers: the kernel's worker threads of this process now
+
+    >>> import anyio, anyio_uring
+    >>> async def main():
+    ...     return anyio_uring.statistics().inflight
+    >>> anyio.run(main)
+    0
+    """
+
+    driver: str
+    now: int = 0
+    now_missed: int = 0
+    now_opened: int = 0
+    now_closed: int = 0
+    ring: int = 0
+    ring_refused: int = 0
+    thread: int = 0
+    operations: Mapping[str, int]
+    enters: int = 0
+    inflight: int = 0
+    queued: int = 0
+    inflight_max: int = 0
+    abandoned: int = 0
+    orphans: int = 0
+    overflows: int = 0
+    rings: int = 0
+    workers: int = 0
+
+
+class Runtime:
+    """Host, gate and driver of one running loop."""
+
+    def __init__(self, host: Host, settings: Settings, ops: FileOps, meter: Any) -> None:
+        self.host = host
+        self.settings = settings
+        self.ops = ops
+        self.meter = meter
+        self.gate = Gate(host, meter)
+        self.threads: ThreadOps = getattr(ops, "threads", ops)
+
+    def close(self) -> None:
+        if self.meter is not None:
+            self.meter.retire()
+        self.host.shut_down()
+
+    def statistics(self) -> Statistics:
+        counts: dict[str, Any] = {"driver": self.ops.name, "thread": self.threads.jobs}
+        if self.meter is not None:
+            counts.update(
+                now=self.meter.hits,
+                now_missed=self.meter.misses,
+                now_opened=self.meter.opened,
+                now_closed=self.meter.closed,
+            )
+        operations: dict[str, int] = {}
+        ring = self.host.ring
+        if ring is not None:
+            from . import _uring
+
+            names = {code: name for name, code in _uring.OPERATIONS.items()}
+            operations = {names[code]: count for code, count in ring.counts.items()}
+            counts.update(
+                ring=ring.submitted,
+                enters=ring.enters,
+                inflight=ring.inflight,
+                queued=0 if ring.closed else ring.queued,
+                inflight_max=ring.inflight_max,
+                orphans=ring.orphans,
+                overflows=ring.overflows,
+            )
+        return Statistics(
+            **counts,
+            operations=operations,
+            rings=self.host.rings_made,
+            ring_refused=getattr(self.ops, "refused", 0),
+            abandoned=self.host.abandoned,
+            workers=kernel_workers(),
+        )
+
+
+def current_runtime() -> Runtime:
+    """The runtime of the loop that runs the current task.
+
+    :raises anyio.NoEventLoopError: outside of a run
+    :raises UringUnavailableError: io_uring is required and cannot be had
+    """
+    trio_module: Any = sys.modules.get("trio")
+    # Not `in_trio_run`: that is true as well in the asyncio tasks of a host that Trio is a
+    # guest of.
+    if trio_module is not None and trio_module.lowlevel.in_trio_task():
+        try:
+            return _trio_runtime().get()
+        except LookupError:
+            return _new_trio_runtime()
+    asyncio_module: Any = sys.modules.get("asyncio")
+    loop = None if asyncio_module is None else asyncio_module._get_running_loop()
+    if loop is None:
+        raise NoEventLoopError("Not currently running on any asynchronous event loop")
+    runtime: Runtime | None = getattr(loop, ATTRIBUTE, None) or _without_attribute.get(loop)
+    return runtime if runtime is not None else _new_asyncio_runtime(loop)
+
+
+_trio_variable: Any = None
+# Loops of a class that takes no attributes; they get threads, and so nothing to be closed.
+_without_attribute: weakref.WeakKeyDictionary[Any, Runtime] = weakref.WeakKeyDictionary()
+
+
+def _trio_runtime() -> trio.lowlevel.RunVar[Runtime]:
+    global _trio_variable
+    if _trio_variable is None:
+        lowlevel: Any = sys.modules["trio"].lowlevel
+        _trio_variable = lowlevel.RunVar("anyio_uring")
+    return _trio_variable  # type: ignore[no-any-return]
+
+
+def _new_trio_runtime() -> Runtime:
+    from ._host_trio import TrioHost
+
+    settings = current_settings()
+    host = TrioHost(settings)
+    meter = _new_meter(settings)
+    runner, context = _private.trio_runner(), _private.trio_context()
+    if meter is not None and runner is not None:
+        meter.watch_trio(runner, context)
+    runtime = Runtime(host, settings, _driver(host, settings, None), meter)
+    host.at_end(runtime.close)
+    _trio_runtime().set(runtime)
+    return runtime
+
+
+def _new_asyncio_runtime(loop: asyncio.AbstractEventLoop) -> Runtime:
+    from ._host_asyncio import AsyncioHost, can_host
+
+    settings = current_settings()
+    host = AsyncioHost(loop, settings)
+    meter = _new_meter(settings)
+    view = _private.asyncio_view()
+    if meter is not None and view is not None:
+        meter.watch_asyncio(loop, *view, _private.trio_context())
+    obstacle = None if can_host(loop) else f"{type(loop).__name__} cannot watch a descriptor"
+    runtime = Runtime(host, settings, _driver(host, settings, obstacle), meter)
+    try:
+        host.at_end(runtime.close)
+        setattr(loop, ATTRIBUTE, runtime)
+    except AttributeError:
+        obstacle = f"{type(loop).__name__} does not tell when it is closed"
+        runtime = Runtime(host, settings, _driver(host, settings, obstacle), meter)
+        _without_attribute[loop] = runtime
+    return runtime
+
+
+def _new_meter(settings: Settings) -> Any:
+    if not _handle.COMPILED:
+        return None
+    from . import _uring
+
+    meter = _uring.Meter()
+    meter.inline_max = settings.inline_size_max
+    meter.enabled = "now" in allowed_tiers()
+    if settings.checkpoint_every is not None:
+        meter.checkpoint_every(settings.checkpoint_every)
+    return meter
+
+
+def _driver(host: Host, settings: Settings, obstacle: str | None) -> FileOps:
+    """The driver for a new run."""
+    if settings.driver == "thread" or "ring" not in allowed_tiers():
+        return ThreadOps()
+    verdict = _probe.probe()
+    reason, remedy = verdict.reason, verdict.remedy
+    if verdict.available and obstacle is not None:
+        reason, remedy = obstacle, "Use asyncio's own loop, uvloop or Trio."
+    elif verdict.available:
+        from ._driver_uring import UringOps
+
+        logger.info("driver: uring (%s)", verdict.reason)
+        return UringOps(host, verdict.opcodes, settings.inline_size_max)
+    if settings.driver == "uring":
+        raise UringUnavailableError(reason, remedy, verdict.errno)
+    logger.info("driver: thread (%s. %s)", reason, remedy)
+    return ThreadOps()
+
+
+def statistics() -> Statistics:
+    """What served the file operations of the current run so far.
+
+    :raises anyio.NoEventLoopError: outside of a run
+
+    >>> import anyio, anyio_uring
+    >>> async def main():
+    ...     async with await anyio_uring.open_file("/etc/passwd", "rb", 0) as f:
+    ...         await f.read(100)
+    ...     return anyio_uring.statistics().thread
+    """
+    return current_runtime().statistics()
+
+
+def kernel_workers() -> int:
+    """The kernel's io_uring worker threads of this process, by their names."""
+    import os
+
+    count = 0
+    try:
+        tasks = os.listdir("/proc/self/task")
+    except OSError:
+        return 0
+    for task in tasks:
+        try:
+            with open(f"/proc/self/task/{task}/comm", "rb") as comm:
+                count += comm.read().startswith(b"iou-wrk")
+        except OSError:
+            continue  # it has just gone
+    return count
+
+
+def _after_fork() -> None:
+    forget_rings()
+    if _handle.COMPILED:
+        from . import _uring
+
+        _uring.forget_mounts()
+
+
+def _register_fork() -> None:
+    import os
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+_register_fork()

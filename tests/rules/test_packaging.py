@@ -1,0 +1,140 @@
+"""Packages hold what they should, and the build never makes a slow one unasked."""
+
+import ast
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+TESTS_COMMAND = "python3 -m venv .venv && .venv/bin/pip install nox && .venv/bin/nox -s tests"
+BENCH_COMMAND = (
+    "python3 -m venv .venv && .venv/bin/pip install . "
+    "&& .venv/bin/python -m anyio_uring bench --quick ."
+)
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the compiled core is for Linux")
+
+
+def version_in_source() -> str:
+    for node in ast.parse((ROOT / "src/anyio_uring/__init__.py").read_text()).body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id="__version__")], value=ast.Constant(value=str(v)))
+                | ast.AnnAssign(target=ast.Name(id="__version__"), value=ast.Constant(value=str(v)))
+            ):
+                return v
+    raise AssertionError("anyio_uring/__init__.py assigns no plain __version__")
+
+
+def test_version_is_the_same_everywhere() -> None:
+    assert version_in_source() == PROJECT["version"]
+    assert importlib.metadata.version("anyio-uring") == PROJECT["version"]
+    assert f"\n## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_dependencies_are_anyio_alone() -> None:
+    assert PROJECT["dependencies"] == ["anyio>=4.14,<5"]
+    assert PROJECT["optional-dependencies"] == {"trio": ["trio>=0.32"]}
+    assert PROJECT["requires-python"] == ">=3.11"
+
+
+@pytest.mark.parametrize("command", [TESTS_COMMAND, BENCH_COMMAND])
+def test_readme_shows_command(command: str) -> None:
+    assert command in (ROOT / "README.md").read_text()
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    assert TESTS_COMMAND in (ROOT / ".ci/run").read_text()
+
+
+@pytest.fixture
+def small_tree(tmp_path: Path) -> Path:
+    """Copy what the build reads, with a core that compiles in a second."""
+    pytest.importorskip(
+        "setuptools", minversion="77", reason="setup.py runs with what is installed"
+    )
+    for name in ["pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"]:
+        shutil.copy(ROOT / name, tmp_path)
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.egg-info")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignored)
+    (tmp_path / "ext").mkdir()
+    (tmp_path / "ext" / "_uring.pyx").write_text("cpdef int answer() noexcept:\n    return 42\n")
+    return tmp_path
+
+
+def run_setup(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ANYIO_URING")}
+    return subprocess.run(
+        [sys.executable, "setup.py", *arguments],
+        cwd=tree,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def wheel_of(tree: Path) -> tuple[str, set[str]]:
+    """Name the one wheel in dist/ and the files of the package in it."""
+    [wheel] = (tree / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    return wheel.name, names
+
+
+def python_files() -> set[str]:
+    folder = ROOT / "src/anyio_uring"
+    found = [*folder.glob("*.py"), *folder.glob("*.pyi"), folder / "py.typed"]
+    return {f"anyio_uring/{path.name}" for path in found}
+
+
+def test_build_without_extension_makes_a_pure_wheel(small_tree: Path) -> None:
+    result = run_setup(small_tree, "bdist_wheel", ANYIO_URING_NO_EXTENSION="1")
+    assert result.returncode == 0, result.stderr
+    name, contents = wheel_of(small_tree)
+    assert name.endswith("-py3-none-any.whl")
+    assert contents == python_files()
+
+
+@on_linux
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_build_on_linux_makes_a_wheel_with_the_core(small_tree: Path) -> None:
+    result = run_setup(small_tree, "bdist_wheel")
+    assert result.returncode == 0, result.stderr
+    name, contents = wheel_of(small_tree)
+    assert "-linux_" in name
+    [core] = contents - python_files()
+    assert core.startswith("anyio_uring/_uring.")
+    assert core.endswith(".so")
+    assert python_files() <= contents
+
+
+@on_linux
+def test_build_with_a_broken_compiler_fails_and_names_the_way_out(small_tree: Path) -> None:
+    result = run_setup(small_tree, "bdist_wheel", CC="false")
+    assert result.returncode != 0
+    assert "ANYIO_URING_NO_EXTENSION=1" in result.stderr
+    assert not (small_tree / "dist").exists()
+
+
+def test_sdist_holds_the_sources_and_nothing_generated(small_tree: Path) -> None:
+    (small_tree / "ext" / "abi.pxd").write_text("")
+    (small_tree / "ext" / "abi.h").write_text("")
+    (small_tree / "ext" / "_uring.c").write_text("#error generated by an older build")
+    result = run_setup(small_tree, "sdist", "--formats=zip", ANYIO_URING_NO_EXTENSION="1")
+    assert result.returncode == 0, result.stderr
+    [sdist] = (small_tree / "dist").glob("*.zip")
+    with zipfile.ZipFile(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.namelist()}
+    assert {f"src/{name}" for name in python_files()} <= names
+    assert {"ext/_uring.pyx", "ext/abi.pxd", "ext/abi.h", "LICENSE", "setup.py"} <= names
+    assert not [name for name in names if name.endswith((".c", ".so", ".pyc"))]
