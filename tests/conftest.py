@@ -1,0 +1,119 @@
+"""The matrix: every host and every tier under one suite.
+
+A test that takes the fixture `tiers` (or is marked with it) runs once for each cell.  The fixture
+forces the tiers before the loop starts, and at the end looks at the statistics of every run: a
+tier that was not allowed must not have served anything.
+
+Where io_uring is expected (``ANYIO_URING_EXPECT=uring``, as in CI) and absent, the run fails.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from anyio_uring import Statistics, _probe, _runtime
+from anyio_uring._handle import COMPILED
+from anyio_uring.testing import force_tiers
+
+EXPECT = os.environ.get("ANYIO_URING_EXPECT", "")
+
+HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {}),
+    "asyncio-debug": ("asyncio", {"debug": True}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+if find_spec("uvloop") is None:
+    del HOSTS["uvloop"]
+
+TIERS: dict[str, tuple[Any, ...]] = {
+    "auto": ("now", "ring", "thread"),
+    "ring": ("ring",),
+    "now+thread": ("now", "thread"),
+    "thread": ("thread",),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    verdict = _probe.probe()
+    if EXPECT == "uring" and not verdict.available:
+        raise pytest.UsageError(f"io_uring is expected here: {verdict.reason}. {verdict.remedy}")
+    if EXPECT == "thread" and verdict.available:
+        raise pytest.UsageError("no io_uring is expected here, but there is one")
+    if not verdict.available:
+        del TIERS["ring"], TIERS["auto"]
+    if not COMPILED:
+        del TIERS["now+thread"]  # the now tier is compiled: the cell would be "thread" again
+
+
+def pytest_report_header() -> list[str]:
+    verdict = _probe.probe()
+    return [
+        f"io_uring: {verdict.reason} {verdict.remedy}".rstrip(),
+        f"hosts: {', '.join(HOSTS)}; tiers: {', '.join(TIERS)}; {sys.platform}",
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "anyio_backend" in metafunc.fixturenames:
+        metafunc.parametrize("anyio_backend", HOSTS.values(), ids=HOSTS, indirect=True)
+    if "tiers" in metafunc.fixturenames:
+        metafunc.parametrize("tiers", TIERS, indirect=True)
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@dataclass
+class Tiers:
+    """The cell's tiers, and the statistics of the runs that have ended."""
+
+    name: str
+    allowed: tuple[str, ...]
+    runs: list[Statistics] = field(default_factory=list)
+
+    @property
+    def now(self) -> bool:
+        return "now" in self.allowed
+
+    @property
+    def ring(self) -> bool:
+        return "ring" in self.allowed
+
+    def check(self, statistics: Statistics) -> None:
+        """No tier served that was not allowed.
+
+        "ring" may use threads for what has no opcode, which is a promise and no accident; tests
+        that care count.
+        """
+        if not self.now:
+            assert statistics.now == statistics.now_opened == statistics.now_closed == 0
+        if not self.ring:
+            assert statistics.ring == statistics.rings == 0
+            assert statistics.driver == "thread"
+
+
+@pytest.fixture
+def tiers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tiers]:
+    """One cell of the matrix, by name: ``auto``, ``ring``, ``now+thread``, ``thread``."""
+    cell = Tiers(request.param, TIERS[request.param])
+    close = _runtime.Runtime.close
+
+    def close_and_remember(runtime: _runtime.Runtime) -> None:
+        cell.runs.append(runtime.statistics())
+        close(runtime)
+
+    monkeypatch.setattr(_runtime.Runtime, "close", close_and_remember)
+    with force_tiers(*cell.allowed):
+        yield cell
+    for statistics in cell.runs:
+        cell.check(statistics)
