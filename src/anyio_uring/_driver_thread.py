@@ -97,9 +97,10 @@ class ThreadOps:
             return await self.run(
                 job, lambda report: _moved(_pread_full(handle.fd, size, offset), report, len)
             )
-        return await self._stream(
+        chunk: bytes | None = await self._stream(
             job, wait_readable, lambda: _nonblocking(lambda: os.read(handle.fd, size)), len
         )
+        return chunk
 
     async def read_to_end(self, job: Job, offset: int) -> bytes | None:
         handle, done = job.handle, job.done
@@ -140,9 +141,10 @@ class ThreadOps:
             return await self.run(
                 job, lambda report: _moved(_preadinto_full(handle.fd, view, offset), report, int)
             )
-        return await self._stream(
+        moved: int | None = await self._stream(
             job, wait_readable, lambda: _nonblocking(lambda: os.readv(handle.fd, [view])), int
         )
+        return moved
 
     async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
         handle = job.handle
@@ -151,9 +153,10 @@ class ThreadOps:
             return await self.run(
                 job, lambda report: _write_all(handle.fd, view, offset, whole, report)
             )
-        return await self._stream(
+        moved: int | None = await self._stream(
             job, wait_writable, lambda: _nonblocking(lambda: os.write(handle.fd, view)), int
         )
+        return moved
 
     async def size(self, job: Job) -> int:
         size = job.handle.size_now()

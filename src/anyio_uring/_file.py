@@ -212,7 +212,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         """Write each item of an iterable; no newlines are added."""
         self._check_closed()
         for line in lines:
-            await self.write(line)
+            await self.write(cast("Any", line))
 
     # -- the disk ---------------------------------------------------------------------------------
 

@@ -15,6 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from . import _mounts
 
+__all__ = [
+    "CHECK",
+    "COMPILED",
+    "MISS",
+    "TURN",
+    "Handle",
+    "HandleOwner",
+    "fd_facts",
+    "open_now",
+    "plain_attributes",
+    "pread_now",
+    "read_now",
+]
+
 COMPILED = find_spec("anyio_uring._uring") is not None
 MISS, CHECK, TURN = -1, -2, -3
 

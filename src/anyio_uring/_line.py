@@ -31,7 +31,8 @@ class Line:
     __slots__ = ("_flag", "_mutex", "_places", "busy")
 
     def __init__(self, flag: Any = None) -> None:
-        self._flag = self if flag is None else flag
+        itself: Any = self
+        self._flag: Any = itself if flag is None else flag
         self._places: deque[_Place] = deque()
         self._mutex = threading.Lock()
         self._flag.busy = False

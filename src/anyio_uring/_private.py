@@ -28,8 +28,9 @@ def asyncio_view() -> AsyncioView | None:
         import asyncio.tasks
         from asyncio.events import _get_running_loop
 
-        from anyio._backends import _asyncio as backend
+        from anyio._backends import _asyncio
 
+        backend: Any = _asyncio
         states = backend._task_states.data
         scope = backend.CancelScope()
         if not isinstance(states, dict) or scope._cancel_called or scope._shield:
@@ -39,8 +40,8 @@ def asyncio_view() -> AsyncioView | None:
         current: Any = asyncio.tasks.current_task
         if sys.version_info < (3, 12):
             # There the function is Python code; the table it looks in is shared with C.
-            current = asyncio.tasks._current_tasks
-    except (ImportError, AttributeError):
+            current = vars(asyncio.tasks)["_current_tasks"]
+    except (ImportError, AttributeError, KeyError):
         return None
     return AsyncioView(_get_running_loop, current, states)
 

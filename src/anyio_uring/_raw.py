@@ -41,7 +41,7 @@ class RawFile(AsyncFile[bytes]):
             return await self.readall()
         data = read_now(self, size)
         if type(data) is bytes:
-            return data  # type: ignore[return-value]
+            return data
         runtime = await self._begin(size, cast(int, data))
         self._check_readable()
         await self._enter(runtime)
@@ -86,11 +86,11 @@ class RawFile(AsyncFile[bytes]):
         if self._handle.shared or not self._handle.seekable:
             line = bytearray()
             while len(line) < limit:
-                byte = cast("bytes", await self.read(1))
+                byte = await self.read(1)
                 line += byte or b""
                 if not byte or byte == b"\n":
                     break
-            return bytes(line)  # type: ignore[return-value]
+            return bytes(line)
         job = (await self._enter(runtime))._replace(done=None)
         moved = 0
         try:
@@ -111,7 +111,7 @@ class RawFile(AsyncFile[bytes]):
             self._moved(None)
             raise
         self._moved(moved)
-        return b"".join(chunks)  # type: ignore[return-value]
+        return b"".join(chunks)
 
     async def pread(self, size: int, offset: int) -> bytes:
         """Read `size` bytes at `offset`, fewer only at the end of the file.
@@ -124,7 +124,7 @@ class RawFile(AsyncFile[bytes]):
         """
         data = pread_now(self, size, offset)
         if type(data) is bytes:
-            return data  # type: ignore[return-value]
+            return data
         runtime = await self._begin(size, cast(int, data))
         self._check_positional(offset)
         self._check_readable()

@@ -90,7 +90,8 @@ class Runtime:
         self.ops = ops
         self.meter = meter
         self.gate = Gate(host, meter)
-        self.threads: ThreadOps = getattr(ops, "threads", ops)
+        itself: Any = ops
+        self.threads: ThreadOps = getattr(ops, "threads", itself)
 
     def close(self) -> None:
         if self.meter is not None:

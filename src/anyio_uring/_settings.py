@@ -50,7 +50,7 @@ class Settings:
         _check_count("inline_size_max", self.inline_size_max, 0)
         _check_count("inflight_max", self.inflight_max, 1, highest=16384)
         _check_count("workers_max", self.workers_max, 1, optional=True)
-        grace = self.cancel_grace
+        grace: object = self.cancel_grace
         if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < 3600:
             raise ValueError(f"cancel_grace must be from 0 to 3600 seconds, not {grace!r}")
 

@@ -1,0 +1,61 @@
+"""What type checkers see; checked by mypy, and run once so that the names are real."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, assert_type
+
+import anyio
+import pytest
+
+import anyio_uring
+from anyio_uring import AsyncFile, Settings, Statistics
+
+pytestmark = pytest.mark.anyio
+
+Opening: TypeAlias = Coroutine[Any, Any, anyio.AsyncFile[bytes]]
+
+
+async def takes_anyio(file: anyio.AsyncFile[bytes]) -> bytes:
+    return await file.read(4)
+
+
+async def test_ours_is_accepted_where_anyio_is_annotated(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    async with await anyio_uring.open_file(tmp_path / "file", "rb", 0) as file:
+        assert_type(file, AsyncFile[bytes])
+        assert await takes_anyio(file) == b"data"
+        assert_type(await file.seek(0), int)
+        assert_type(await file.readlines(), list[bytes])
+        async for line in file:
+            assert_type(line, bytes)
+
+
+async def modes(path: os.PathLike[str], mode: str) -> None:
+    """Only checked: most of these modes are still to come."""
+    assert_type(await anyio_uring.open_file(path, "rb"), AsyncFile[bytes])
+    assert_type(await anyio_uring.open_file(path, "w+b", buffering=0), AsyncFile[bytes])
+    assert_type(await anyio_uring.open_file(path), AsyncFile[str])
+    assert_type(await anyio_uring.open_file(path, "a", encoding="utf-8"), AsyncFile[str])
+    assert_type(await anyio_uring.open_file(path, mode), AsyncFile[Any])
+    assert_type(await anyio_uring.open_file(3, "rb", closefd=False), AsyncFile[bytes])
+    assert_type(await anyio_uring.open_file(b"name", "rb", opener=os.open), AsyncFile[bytes])
+
+
+async def test_open_file_can_stand_for_anyio_open_file(tmp_path: Path) -> None:
+    async def use(open_file: Callable[[Path, Literal["rb"], int], Opening]) -> bytes:
+        async with await open_file(tmp_path / "file", "rb", 0) as file:
+            return await file.read()
+
+    (tmp_path / "file").write_bytes(b"data")
+    assert await use(anyio_uring.open_file) == await use(anyio.open_file) == b"data"
+    assert_type(anyio_uring.statistics(), Statistics)
+
+
+def test_settings_are_typed() -> None:
+    assert_type(anyio_uring.current_settings(), Settings)
+    assert_type(Settings().workers_max, int | None)
+    with pytest.raises(ValueError, match="driver must be"):
+        Settings(driver="fast")  # type: ignore[arg-type]
