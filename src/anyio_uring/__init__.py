@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from ._errors import UringUnavailableError
 from ._file import AsyncFile
+from ._info import DriverInfo, driver_info
 from ._open import open_file
 from ._runtime import Statistics, statistics
 from ._settings import Settings, configure, current_settings
@@ -20,12 +21,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncFile",
+    "DriverInfo",
     "Settings",
     "Statistics",
     "UringUnavailableError",
     "__version__",
     "configure",
     "current_settings",
+    "driver_info",
     "open_file",
     "statistics",
 ]

@@ -17,7 +17,7 @@ LAYERS = {
     1: "_ops _host _handle _line _probe",
     2: "_gate _driver_uring _driver_thread",
     3: "_host_asyncio _host_trio",
-    4: "_runtime",
+    4: "_runtime _info",
     5: "_file _raw",
     6: "_open",
     7: "__init__ testing",

@@ -11,12 +11,14 @@ import anyio_uring
 
 PUBLIC = [
     "AsyncFile",
+    "DriverInfo",
     "Settings",
     "Statistics",
     "UringUnavailableError",
     "__version__",
     "configure",
     "current_settings",
+    "driver_info",
     "open_file",
     "statistics",
 ]
