@@ -93,10 +93,8 @@ cdef extern from "sys/stat.h" nogil:
 # ---------------------------------------------------------------------------------------------
 
 cdef enum:
-    # What a now-call answers instead of a result.  Negative, so that counts stay apart.
-    _MISS = -1      # would have to wait, or is not ours to do: go to the next tier
-    _CHECK = -2     # ask the runtime first: another loop, or the scope is cancelled
-    _TURN = -3      # the allowance is used up: wait for a turn
+    # What a now-call answers instead of a count: it would have to wait, or is not ours to do.
+    _MISS = -1
 
     # Where a file's cached data can be read without sleeping
     _NOW_NEVER = 0
@@ -133,8 +131,6 @@ cdef enum:
     _ERESTART_RESTARTBLOCK = 516
 
 MISS = _MISS
-CHECK = _CHECK
-TURN = _TURN
 NOW_NEVER = _NOW_NEVER
 NOW_NOWAIT = _NOW_NOWAIT
 NOW_PLAIN = _NOW_PLAIN
@@ -181,12 +177,14 @@ cdef class Meter:
     """
 
     cdef uint8_t kind           # 0: ask in public, 1: asyncio under AnyIO, 2: Trio
-    cdef uintptr_t token        # identity of the loop or the Trio runner; 0 once it has ended
-    cdef object running_loop    # asyncio._get_running_loop
+    cdef unsigned long thread   # where the loop runs
+    cdef object loop            # asyncio's; None once it has ended
+    cdef uintptr_t runner       # identity of Trio's; 0 once it has ended
     cdef object current_task    # dict or callable: loop -> task
     cdef object task_states     # AnyIO's WeakKeyDictionary.data: ref(task) -> state
-    cdef object task_reference
-    cdef object trio_context    # Trio's thread-local; also on asyncio, where a guest may run
+    cdef object task_reference  # of the task seen last, and its state
+    cdef object task_state
+    cdef object trio_context    # Trio's thread-local
     cdef readonly int64_t left
     cdef int64_t budget
     cdef int64_t cost_fixed     # of one operation, in nanoseconds of the loop's time
@@ -199,25 +197,24 @@ cdef class Meter:
     cdef readonly uint64_t closed
 
     def __cinit__(self):
-        # ~64 cached reads of 4 KiB, or four of 256 KiB, between two turns of the loop
+        # ~90 cached reads of 4 KiB, or four of 256 KiB, between two turns of the loop
         self.budget = 160_000
-        self.cost_fixed = 2_000
+        self.cost_fixed = 1_200
         self.cost_shift = 3     # 8 bytes per nanosecond
         self.left = self.budget
         self.inline_max = 256 << 10
         self.enabled = True
 
-    def watch_asyncio(self, loop, running_loop, current_task, task_states, trio_context):
+    def watch_asyncio(self, loop, current_task, task_states):
         self.kind = 1
-        self.token = <uintptr_t><void *>loop
-        self.running_loop = running_loop
+        self.thread = PyThread_get_thread_ident()
+        self.loop = loop
         self.current_task = current_task
         self.task_states = task_states
-        self.trio_context = trio_context
 
     def watch_trio(self, runner, trio_context):
         self.kind = 2
-        self.token = <uintptr_t><void *>runner
+        self.runner = <uintptr_t><void *>runner
         self.trio_context = trio_context
 
     def checkpoint_every(self, int64_t count):
@@ -229,7 +226,9 @@ cdef class Meter:
 
     def retire(self):
         """The loop has ended: no file may take this meter for the current one any more."""
-        self.token = 0
+        self.kind = 0
+        self.loop = self.task_reference = self.task_state = None
+        self.runner = 0
 
     def refill(self):
         self.left = self.budget
@@ -241,66 +240,70 @@ cdef class Meter:
         self.left -= self.cost_fixed + (size >> self.cost_shift)
         return True
 
-    cdef int admit(self, Py_ssize_t size) except 1:
-        """0 to go on, `_CHECK` or `_TURN`."""
-        cdef int verdict = self.look()
-        if verdict == 0 and not self.charge(size):
-            return _TURN
-        return verdict
+    cdef void refund(self, Py_ssize_t size) noexcept:
+        self.left += self.cost_fixed + (size >> self.cost_shift)
 
-    cdef int look(self) except 1:
-        """0 when this meter's loop runs the current task and no scope around it is cancelled."""
-        cdef PyObject *found
-        cdef object task, scope
+    cdef bint admit(self, Py_ssize_t size) except -1:
+        """False: ask the gate (another loop, a cancelled scope, or the allowance is used up)."""
+        return self.left > 0 and self.look() and self.charge(size)
+
+    cdef bint look(self) except -1:
+        """Whether this meter's loop runs the current task and no scope around it is cancelled."""
         if self.kind == 1:
-            loop = self.running_loop()
-            if <uintptr_t><void *>loop != self.token or loop is None:
-                return _CHECK
-            if type(self.current_task) is dict:
-                found = PyDict_GetItemWithError(self.current_task, loop)
-                if found == NULL:
-                    return self.look_without_task()
-                task = <object>found
-            else:
-                task = self.current_task(loop)
-                if task is None:
-                    return self.look_without_task()
-            # Held on to: the next look at the same task makes no new reference
-            self.task_reference = PyWeakref_NewRef(task, None)
-            found = PyDict_GetItemWithError(self.task_states, self.task_reference)
-            if found == NULL:
-                return 0
-            scope = (<object>found).cancel_scope
-            while scope is not None:
-                if scope._cancel_called:
-                    return _CHECK
-                if scope._shield:
-                    return 0
-                scope = scope._parent_scope
-            return 0
+            return self.look_asyncio()
         if self.kind == 2:
-            task = getattr(self.trio_context, "task", None)
-            if task is None:
-                return _CHECK
-            runner = task._runner
-            if <uintptr_t><void *>runner != self.token:
-                return _CHECK
-            if task._cancel_status.effectively_cancelled:
-                return _CHECK
-            if runner.ki_pending and task is runner.main_task:
-                return _CHECK
-            return 0
-        return _CHECK
+            return self.look_trio()
+        return False
 
-    cdef int look_without_task(self) except 1:
-        """In a callback of the loop: our own, or a Trio run that is this loop's guest."""
-        if self.trio_context is not None and hasattr(self.trio_context, "task"):
-            return _CHECK
-        return 0
+    cdef bint look_asyncio(self) except -1:
+        cdef PyObject *found
+        # Asking for the running loop would cost a getpid(2) on 3.11.  In the loop's own thread
+        # its entry in the table of current tasks says the same.
+        if PyThread_get_thread_ident() != self.thread:
+            return False
+        if type(self.current_task) is dict:
+            found = PyDict_GetItemWithError(self.current_task, self.loop)
+            if found == NULL:
+                return False
+            reference = PyWeakref_NewRef(<object>found, None)
+        else:
+            task = self.current_task(self.loop)
+            if task is None:
+                return False
+            reference = PyWeakref_NewRef(task, None)
+        # A task has one plain weak reference, and ours keeps it: the same reference means the
+        # same task, whose state AnyIO does not replace.
+        if reference is not self.task_reference:
+            found = PyDict_GetItemWithError(self.task_states, reference)
+            if found == NULL:
+                return True
+            self.task_reference = reference
+            self.task_state = <object>found
+        scope = self.task_state.cancel_scope
+        while scope is not None:
+            if scope._cancel_called:
+                return False
+            if scope._shield:
+                return True
+            scope = scope._parent_scope
+        return True
+
+    cdef bint look_trio(self) except -1:
+        task = getattr(self.trio_context, "task", None)
+        if task is None:
+            return False
+        runner = task._runner
+        if <uintptr_t><void *>runner != self.runner:
+            return False
+        if task._cancel_status.effectively_cancelled:
+            return False
+        if runner.ki_pending and task is runner.main_task:
+            return False
+        return True
 
     def clear(self):
         """True when `look` says that nothing stands in the way (for the slow path and tests)."""
-        return self.look() == 0
+        return self.look()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -336,6 +339,7 @@ cdef class Handle:
     cdef public int64_t position
     cdef public Meter meter             # of the loop that used the file last
     cdef public object when_idle        # called once, when the last operation leaves
+    cdef readonly bint tried            # the last attempt of the hot path was made, and missed
     cdef int misses, skip
     cdef object __weakref__
 
@@ -427,13 +431,13 @@ cdef class Handle:
             if result == 0 or count == size:
                 return count
 
-    cdef int may_try(self, Py_ssize_t size) noexcept:
+    cdef bint may_try(self, Py_ssize_t size) noexcept:
         if self.now == _NOW_NEVER or size > self.meter.inline_max or not self.meter.enabled:
-            return 0
+            return False
         if self.skip > 0:
             self.skip -= 1
-            return 0
-        return 1
+            return False
+        return True
 
     cdef void missed(self, Py_ssize_t error) noexcept:
         self.meter.misses += 1
@@ -445,16 +449,16 @@ cdef class Handle:
                 self.skip = _SKIP
 
     cdef object bytes_now(self, Py_ssize_t size, int64_t offset):
-        """bytes, or MISS.  Everything has been checked and charged."""
+        """bytes, or None.  Everything has been checked and charged."""
         cdef PyObject *data
         cdef Py_ssize_t count
         if not self.may_try(size):
-            return _MISS
+            return None
         result = PyBytes_FromStringAndSize(NULL, size)
         count = self.read_cached(PyBytes_AS_STRING(result), size, offset)
         if count < 0:
             self.missed(count)
-            return _MISS
+            return None
         self.misses = 0
         self.meter.hits += 1
         if count != size:
@@ -466,33 +470,37 @@ cdef class Handle:
             Py_DECREF(result)
         return result
 
+    # `pread` and `read` answer None for whatever is not served on the spot, be it a question for
+    # the gate, an error to be raised or data that is not there; `tried` tells the last apart.
+
     cpdef object pread(self, Py_ssize_t size, int64_t offset):
-        """Cached bytes at `offset`; or MISS, CHECK, TURN.  The hot path of positional reads."""
-        cdef int verdict
+        """Cached bytes at `offset`, or None.  The hot path of positional reads."""
+        self.tried = False
         if (self.meter is None or self.fd < 0 or self.closing or not self.readable or size < 0
-                or offset < 0 or not self.seekable):
-            return _CHECK
-        verdict = self.meter.admit(size)
-        if verdict < 0:
-            return verdict
-        return self.bytes_now(size, offset)
+                or offset < 0 or not self.seekable or not self.meter.admit(size)):
+            return None
+        result = self.bytes_now(size, offset)
+        if result is None:
+            self.tried = True
+            self.meter.refund(size)
+        return result
 
     cpdef object read(self, Py_ssize_t size):
-        """Cached bytes at the position, which moves; or MISS, CHECK, TURN."""
-        cdef int verdict
+        """Cached bytes at the position, which moves, or None."""
+        self.tried = False
         if (self.meter is None or self.fd < 0 or self.closing or not self.readable or size < 0
-                or self.busy or not self.seekable):
-            return _CHECK
-        verdict = self.meter.admit(size)
-        if verdict < 0:
-            return verdict
+                or self.busy or not self.seekable or not self.meter.admit(size)):
+            return None
         result = self.bytes_now(size, -1 if self.shared else self.position)
-        if type(result) is bytes and not self.shared:
+        if result is None:
+            self.tried = True
+            self.meter.refund(size)
+        elif not self.shared:
             self.position += PyBytes_GET_SIZE(result)
         return result
 
     def pread_cached(self, Py_ssize_t size, int64_t offset):
-        """Like `pread` for a caller that has been admitted already: bytes or MISS."""
+        """Like `pread` for a caller that has been admitted already: bytes or None."""
         return self.bytes_now(size, offset)
 
     def readinto_cached(self, buffer, int64_t offset):

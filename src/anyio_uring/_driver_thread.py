@@ -90,7 +90,7 @@ class ThreadOps:
         handle, done = job.handle, job.done
         if not job.tried:
             data = handle.pread_cached(size, offset)
-            if isinstance(data, bytes):
+            if data is not None:
                 _call(done, len(data))
                 return data
         if handle.seekable:
@@ -108,7 +108,7 @@ class ThreadOps:
         if size != MISS and offset >= 0:
             wanted = max(size - offset, 0) + 1
             data = handle.pread_cached(wanted, offset)
-            if isinstance(data, bytes) and len(data) < wanted:
+            if data is not None and len(data) < wanted:
                 _call(done, len(data))
                 return data
         if handle.seekable:

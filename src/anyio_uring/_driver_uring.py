@@ -105,7 +105,7 @@ class UringOps:
         handle = job.handle
         if not job.tried:
             data = handle.pread_cached(size, offset)
-            if isinstance(data, bytes):
+            if data is not None:
                 _call(job.done, len(data))
                 return data
         if size > self.inline_max and handle.regular and offset >= 0:
@@ -134,7 +134,7 @@ class UringOps:
         if size != MISS and offset >= 0:
             wanted = max(size - offset, 0) + 1
             data = handle.pread_cached(wanted, offset)
-            if isinstance(data, bytes) and len(data) < wanted:
+            if data is not None and len(data) < wanted:
                 _call(job.done, len(data))
                 return data
             if wanted > self.inline_max and handle.regular:

@@ -29,7 +29,7 @@ import anyio
 from anyio import CancelScope
 
 from ._errors import CLOSED, NOT_READABLE, closed_error, os_error, unsupported
-from ._handle import CHECK, MISS, Handle, HandleOwner, plain_attributes
+from ._handle import Handle, HandleOwner, plain_attributes
 from ._line import Line
 from ._ops import Job
 from ._runtime import Runtime, current_runtime
@@ -60,7 +60,9 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
     b'root'
     """
 
-    _line: Line
+    # Slots, although AnyIO's class has a dictionary: as long as nobody fills it, the interpreter
+    # finds methods without looking into it, and an open file is small.
+    __slots__ = ("_limiter", "_line", "_mode", "_name", "_wrapped")
 
     def __init__(
         self, handle: Handle, name: Any, mode: str, limiter: CapacityLimiter | None = None
@@ -72,18 +74,6 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         self._limiter = limiter
         self._line = Line(handle)
         self._wrapped: io.FileIO | None = None
-        # Built once: what the driver needs to know about every operation of this file
-        self._job = Job(handle, name, limiter)
-        self._job_tried = self._job._replace(tried=True)
-
-    # Made on demand: a bound method in the instance would be a cycle
-    @property
-    def _job_moving(self) -> Job:
-        return Job(self._handle, self._name, self._limiter, self._moved)
-
-    @property
-    def _job_moving_tried(self) -> Job:
-        return Job(self._handle, self._name, self._limiter, self._moved, True)
 
     # -- what a synchronous file tells ------------------------------------------------------------
 
@@ -228,8 +218,8 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         await self._sync(datasync=True)
 
     async def _sync(self, datasync: bool) -> None:
-        runtime = await self._begin(0, CHECK)
-        await runtime.ops.sync(self._job, datasync)
+        runtime = await self._begin(0)
+        await runtime.ops.sync(self._job(), datasync)
 
     # -- the position -----------------------------------------------------------------------------
 
@@ -241,14 +231,14 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         if handle.local:
             os.lseek(handle.fd, 0, os.SEEK_END)
         else:
-            await runtime.ops.seek(self._job, 0, os.SEEK_END)
+            await runtime.ops.seek(self._job(), 0, os.SEEK_END)
 
     async def _seek_kernel(self, runtime: Runtime, offset: int, whence: int) -> int:
         handle = self._handle
         if whence in (os.SEEK_SET, os.SEEK_CUR) and (handle.local or not handle.seekable):
             # Moves a number in memory, or says ESPIPE
             return os.lseek(handle.fd, offset, whence)
-        return await runtime.ops.seek(self._job, offset, whence)
+        return await runtime.ops.seek(self._job(), offset, whence)
 
     def _share(self) -> None:
         """From now on others may move the kernel's offset: publish the position, then use that."""
@@ -289,7 +279,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             _close_when_idle(handle)
         else:
             with CancelScope(shield=True):
-                await runtime.ops.close(self._job)
+                await runtime.ops.close(self._job())
         if interrupted is not None and not runtime.host.by_scope(interrupted):
             raise interrupted
 
@@ -350,26 +340,29 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 
     # -- what every operation begins with ---------------------------------------------------------
 
-    async def _begin(self, size: int, code: int, closed: str = CLOSED) -> Runtime:
+    async def _begin(self, size: int, closed: str = CLOSED) -> Runtime:
         """Before any effect: closed?  cancelled?  our turn?"""
         handle = self._handle
         if handle.closed:
             raise closed_error(closed)
         runtime = current_runtime()
         handle.meter = runtime.meter
-        if code != MISS:
-            await runtime.gate.admit(min(size, runtime.settings.inline_size_max))
-            if handle.closed:
-                raise closed_error(closed)
+        await runtime.gate.admit(min(size, runtime.settings.inline_size_max))
+        if handle.closed:
+            raise closed_error(closed)
         return runtime
 
-    async def _enter(self, runtime: Runtime) -> Job:
+    async def _enter(self, runtime: Runtime, tried: bool = False) -> Job:
         """Stand in line for the position.  The job returned gives it up at its end."""
         await self._line.acquire(runtime.host)
         if self._handle.closed:
             self._line.release()
             raise closed_error()
-        return self._job_moving
+        return Job(self._handle, self._name, self._limiter, self._moved, tried)
+
+    def _job(self, tried: bool = False) -> Job:
+        """What the driver needs to know for an operation that does not use the position."""
+        return Job(self._handle, self._name, self._limiter, None, tried)
 
     def _check_closed(self) -> None:
         if self._handle.closed:

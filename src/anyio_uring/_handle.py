@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 from . import _mounts
 
 __all__ = [
-    "CHECK",
     "COMPILED",
     "MISS",
-    "TURN",
     "Handle",
     "HandleOwner",
     "fd_facts",
@@ -30,7 +28,7 @@ __all__ = [
 ]
 
 COMPILED = find_spec("anyio_uring._uring") is not None
-MISS, CHECK, TURN = -1, -2, -3
+MISS = -1
 
 
 class PortableHandle:
@@ -58,6 +56,7 @@ class PortableHandle:
         "seekable",
         "shared",
         "st_mode",
+        "tried",
         "when_idle",
         "writable",
     )
@@ -89,7 +88,7 @@ class PortableHandle:
         self.local = local and self.regular
         self.now = now
         self.inflight = 0
-        self.shared = self.closing = self.busy = False
+        self.shared = self.closing = self.busy = self.tried = False
         self.position = 0
         self.meter: Any = None
         self.when_idle: Callable[[], object] | None = None
@@ -119,14 +118,14 @@ class PortableHandle:
             callback, self.when_idle = self.when_idle, None
         callback()
 
-    def pread(self, size: int, offset: int) -> bytes | int:
-        return CHECK
+    def pread(self, size: int, offset: int) -> bytes | None:
+        return None
 
-    def read(self, size: int) -> bytes | int:
-        return CHECK
+    def read(self, size: int) -> bytes | None:
+        return None
 
-    def pread_cached(self, size: int, offset: int) -> bytes | int:
-        return MISS
+    def pread_cached(self, size: int, offset: int) -> bytes | None:
+        return None
 
     def readinto_cached(self, buffer: Any, offset: int) -> int:
         return MISS
@@ -144,12 +143,12 @@ class PortableHandleOwner:
     _handle: PortableHandle
 
 
-def _pread_portably(file: PortableHandleOwner, size: int, offset: int) -> bytes | int:
-    return CHECK
+def _pread_portably(file: PortableHandleOwner, size: int, offset: int) -> bytes | None:
+    return None
 
 
-def _read_portably(file: PortableHandleOwner, size: int) -> bytes | int:
-    return CHECK
+def _read_portably(file: PortableHandleOwner, size: int) -> bytes | None:
+    return None
 
 
 def _leave_attributes(cls: type) -> None:

@@ -33,7 +33,7 @@ class Line:
     def __init__(self, flag: Any = None) -> None:
         itself: Any = self
         self._flag: Any = itself if flag is None else flag
-        self._places: deque[_Place] = deque()
+        self._places: deque[_Place] | None = None  # made when somebody has to wait
         self._mutex = threading.Lock()
         self._flag.busy = False
 
@@ -51,14 +51,17 @@ class Line:
                 self._flag.busy = True
                 return False
             place = _Place(host, host.waiter())
-            self._places.append(place)
+            if self._places is None:
+                self._places = deque()
+            places = self._places
+            places.append(place)
         try:
             await host.park(place.waiter)
         except BaseException:
             with self._mutex:
                 called = place.called
-                if not called and place in self._places:
-                    self._places.remove(place)
+                if not called and place in places:
+                    places.remove(place)
             if called:
                 self.release()
             raise

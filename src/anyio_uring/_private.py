@@ -8,14 +8,12 @@ something shows up as a failing test rather than as a slower program.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
 class AsyncioView(NamedTuple):
     """What the meter looks at to see the current asyncio task and its AnyIO cancel scopes."""
 
-    running_loop: Callable[[], Any]
     current_task: Any  # dict or callable: loop -> task
     task_states: dict[Any, Any]
 
@@ -26,7 +24,6 @@ def asyncio_view() -> AsyncioView | None:
     """
     try:
         import asyncio.tasks
-        from asyncio.events import _get_running_loop
 
         from anyio._backends import _asyncio
 
@@ -38,12 +35,14 @@ def asyncio_view() -> AsyncioView | None:
         if scope._parent_scope is not None or "cancel_scope" not in backend.TaskState.__slots__:
             return None
         current: Any = asyncio.tasks.current_task
-        if sys.version_info < (3, 12):
-            # There the function is Python code; the table it looks in is shared with C.
-            current = vars(asyncio.tasks)["_current_tasks"]
-    except (ImportError, AttributeError, KeyError):
+        # Up to 3.13 the table it looks in is shared with C; 3.14 has none.
+        table = vars(asyncio.tasks).get("_current_tasks")
+        loop = asyncio.get_running_loop()
+        if isinstance(table, dict) and table.get(loop) is current(loop) is not None:
+            current = table
+    except (ImportError, AttributeError, RuntimeError):
         return None
-    return AsyncioView(_get_running_loop, current, states)
+    return AsyncioView(current, states)
 
 
 # What AnyIO says in Task.cancel(msg) when a cancel scope, not a person, cancels a task.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ._errors import CLOSED, NOT_WRITABLE, os_error, unsupported
 from ._file import EINVAL, AsyncFile
-from ._handle import CHECK, MISS, plain_attributes, pread_now, read_now
+from ._handle import plain_attributes, pread_now, read_now
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -24,6 +24,8 @@ LINE_CHUNK = 8192
 
 class RawFile(AsyncFile[bytes]):
     """A binary file opened with ``buffering=0``."""
+
+    __slots__ = ()
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -40,21 +42,20 @@ class RawFile(AsyncFile[bytes]):
         if size is None or size < 0:
             return await self.readall()
         data = read_now(self, size)
-        if type(data) is bytes:
+        if data is not None:
             return data
-        runtime = await self._begin(size, cast(int, data))
-        self._check_readable()
-        await self._enter(runtime)
         handle = self._handle
+        tried = handle.tried
+        runtime = await self._begin(size)
+        self._check_readable()
+        job = await self._enter(runtime, tried)
         return await runtime.ops.read(  # type: ignore[return-value]
-            self._job_moving_tried if data == MISS else self._job_moving,
-            size,
-            -1 if handle.shared else handle.position,
+            job, size, -1 if handle.shared else handle.position
         )
 
     async def readall(self) -> bytes:
         """Read from the position to the end.  As `read` without a size."""
-        runtime = await self._begin(0, CHECK)
+        runtime = await self._begin(0)
         self._check_readable()
         job = await self._enter(runtime)
         handle = self._handle
@@ -68,7 +69,7 @@ class RawFile(AsyncFile[bytes]):
         :raises TypeError: the buffer is read-only or not contiguous
         """
         view = _writable(b, "readinto")
-        runtime = await self._begin(view.nbytes, CHECK)
+        runtime = await self._begin(view.nbytes)
         self._check_readable()
         job = await self._enter(runtime)
         handle = self._handle
@@ -81,7 +82,7 @@ class RawFile(AsyncFile[bytes]):
         what is behind the newline is somebody else's.
         """
         limit = sys.maxsize if size is None or size < 0 else size
-        runtime = await self._begin(0, CHECK)
+        runtime = await self._begin(0)
         self._check_readable()
         if self._handle.shared or not self._handle.seekable:
             line = bytearray()
@@ -123,17 +124,15 @@ class RawFile(AsyncFile[bytes]):
         :raises io.UnsupportedOperation: not opened for reading
         """
         data = pread_now(self, size, offset)
-        if type(data) is bytes:
+        if data is not None:
             return data
-        runtime = await self._begin(size, cast(int, data))
+        tried = self._handle.tried
+        runtime = await self._begin(size)
         self._check_positional(offset)
         self._check_readable()
         if size < 0:
             raise ValueError("size must not be negative")
-        return cast(
-            bytes,
-            await runtime.ops.read(self._job_tried if data == MISS else self._job, size, offset),
-        )
+        return cast(bytes, await runtime.ops.read(self._job(tried), size, offset))
 
     async def preadinto(self, buffer: WriteableBuffer, offset: int) -> int:
         """Fill a buffer from `offset`; the count is short only at the end of the file.
@@ -141,10 +140,10 @@ class RawFile(AsyncFile[bytes]):
         :raises TypeError: the buffer is read-only or not contiguous; otherwise as `pread`
         """
         view = _writable(buffer, "preadinto")
-        runtime = await self._begin(view.nbytes, CHECK)
+        runtime = await self._begin(view.nbytes)
         self._check_positional(offset)
         self._check_readable()
-        return cast(int, await runtime.ops.readinto(self._job, buffer, offset))
+        return cast(int, await runtime.ops.readinto(self._job(), buffer, offset))
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -160,7 +159,7 @@ class RawFile(AsyncFile[bytes]):
         :raises OSError: ENOSPC, EFBIG, EPIPE, EIO, and whatever else write(2) reports
         """
         view = _readable(b)
-        runtime = await self._begin(view.nbytes, CHECK)
+        runtime = await self._begin(view.nbytes)
         if not self._handle.writable:
             raise unsupported(NOT_WRITABLE)
         job = await self._enter(runtime)
@@ -178,14 +177,14 @@ class RawFile(AsyncFile[bytes]):
             may have been written
         """
         view = _readable(data)
-        runtime = await self._begin(view.nbytes, CHECK)
+        runtime = await self._begin(view.nbytes)
         self._check_positional(offset)
         handle = self._handle
         if not handle.writable:
             raise unsupported(NOT_WRITABLE)
         if handle.append:
             raise unsupported("pwrite in an append mode would append")
-        return cast(int, await runtime.ops.write(self._job, view, offset, True))
+        return cast(int, await runtime.ops.write(self._job(), view, offset, True))
 
     async def truncate(self, size: int | None = None) -> int:
         """Set the size of the file, by default to the position, which does not move.
@@ -194,7 +193,7 @@ class RawFile(AsyncFile[bytes]):
         :raises io.UnsupportedOperation: not opened for writing
         :raises OSError: EINVAL for a negative size or a stream, EFBIG, ENOSPC, EIO
         """
-        runtime = await self._begin(0, CHECK)
+        runtime = await self._begin(0)
         if not self._handle.writable:
             raise unsupported(NOT_WRITABLE)
         if size is None:
@@ -211,7 +210,7 @@ class RawFile(AsyncFile[bytes]):
 
         :raises ValueError: the file is closed
         """
-        await self._begin(0, CHECK, CLOSED + ".")
+        await self._begin(0, CLOSED + ".")
 
     # -- the position -----------------------------------------------------------------------------
 
@@ -220,7 +219,7 @@ class RawFile(AsyncFile[bytes]):
 
         :raises OSError: EINVAL for a position that cannot be, ESPIPE on a stream
         """
-        runtime = await self._begin(0, CHECK)
+        runtime = await self._begin(0)
         offset = offset.__index__()
         whence = os.SEEK_SET if whence is None else whence.__index__()
         handle = self._handle
@@ -234,7 +233,7 @@ class RawFile(AsyncFile[bytes]):
             elif whence == os.SEEK_CUR:
                 position = handle.position + offset
             elif whence == os.SEEK_END and handle.regular:
-                position = await runtime.ops.size(self._job) + offset
+                position = await runtime.ops.size(self._job()) + offset
             else:
                 position = await self._seek_kernel(runtime, offset, whence)
             if position > SAFE_POSITION_MAX:
@@ -251,7 +250,7 @@ class RawFile(AsyncFile[bytes]):
 
         :raises OSError: ESPIPE on a stream
         """
-        runtime = await self._begin(0, CHECK)
+        runtime = await self._begin(0)
         handle = self._handle
         await self._line.acquire(runtime.host)
         try:

@@ -191,7 +191,7 @@ def _new_asyncio_runtime(loop: asyncio.AbstractEventLoop) -> Runtime:
     meter = _new_meter(settings)
     view = _private.asyncio_view()
     if meter is not None and view is not None:
-        meter.watch_asyncio(loop, *view, _private.trio_context())
+        meter.watch_asyncio(loop, *view)
     obstacle = None if can_host(loop) else f"{type(loop).__name__} cannot watch a descriptor"
     runtime = Runtime(host, settings, _driver(host, settings, obstacle), meter)
     try:
