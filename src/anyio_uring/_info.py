@@ -175,6 +175,8 @@ def _tiers_of(
     in_memory = now != _mounts.NOW_NEVER
     # These file systems tell io_uring when a page has come; elsewhere a worker waits for it.
     cold = RING if file_system in _mounts.NOWAIT and "read" in has else tier("read")
+    if now == _mounts.NOW_PLAIN:
+        cold = NOW  # tmpfs without swap: nothing is ever cold
     # Overlayfs is no local file system for certain; what is opened read-only is, by all we know
     open_now = local or now == _mounts.NOW_RESIDENT
     return {

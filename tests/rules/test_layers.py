@@ -20,7 +20,7 @@ LAYERS = {
     4: "_runtime _info",
     5: "_file _raw",
     6: "_open",
-    7: "__init__ testing",
+    7: "__init__ __main__ _doctor testing",
 }
 # The compiled core lies under all of them; the file layer and what is above it never see it.
 CORE = "_uring"

@@ -158,6 +158,12 @@ def test_overlayfs_is_opened_now_but_closed_and_statted_elsewhere() -> None:
     assert tiers["cold read"] == tiers["close"] == tiers["size"] == "ring (kernel worker)"
 
 
+def test_nothing_is_cold_on_tmpfs_without_swap() -> None:
+    assert _tiers_of(REGULAR, "tmpfs", _mounts.NOW_PLAIN, True, ALL)["cold read"] == "now"
+    swapped = _tiers_of(REGULAR, "tmpfs", _mounts.NOW_NEVER, True, ALL)
+    assert swapped["cached read"] == swapped["cold read"] == "ring (kernel worker)"
+
+
 def test_network_file_system_is_never_touched_on_the_loops_thread() -> None:
     tiers = _tiers_of(REGULAR, "nfs4", _mounts.NOW_NEVER, False, ALL)
     assert not [text for text in tiers.values() if text.startswith("now")]
