@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from anyio import ClosedResourceError, notify_closing, to_thread, wait_readable, wait_writable
+from anyio import ClosedResourceError, to_thread
 
 from ._errors import closed_error
 from ._handle import MISS, fd_facts
@@ -98,7 +98,7 @@ class ThreadOps:
                 job, lambda report: _moved(_pread_full(handle.fd, size, offset), report, len)
             )
         chunk: bytes | None = await self._stream(
-            job, wait_readable, lambda: _nonblocking(lambda: os.read(handle.fd, size)), len
+            job, _wait_readable, lambda: _nonblocking(lambda: os.read(handle.fd, size)), len
         )
         return chunk
 
@@ -119,7 +119,7 @@ class ThreadOps:
         try:
             while chunk := await self._stream(
                 job._replace(done=None),
-                wait_readable,
+                _wait_readable,
                 lambda: _nonblocking(lambda: os.read(handle.fd, CHUNK)),
                 len,
             ):
@@ -142,7 +142,7 @@ class ThreadOps:
                 job, lambda report: _moved(_preadinto_full(handle.fd, view, offset), report, int)
             )
         moved: int | None = await self._stream(
-            job, wait_readable, lambda: _nonblocking(lambda: os.readv(handle.fd, [view])), int
+            job, _wait_readable, lambda: _nonblocking(lambda: os.readv(handle.fd, [view])), int
         )
         return moved
 
@@ -154,7 +154,7 @@ class ThreadOps:
                 job, lambda report: _write_all(handle.fd, view, offset, whole, report)
             )
         moved: int | None = await self._stream(
-            job, wait_writable, lambda: _nonblocking(lambda: os.write(handle.fd, view)), int
+            job, _wait_writable, lambda: _nonblocking(lambda: os.write(handle.fd, view)), int
         )
         return moved
 
@@ -220,7 +220,23 @@ class ThreadOps:
     def interrupt(self, handle: Handle) -> None:
         """The file is being closed: end the waits for its descriptor to become ready."""
         if can_poll(handle):
+            from anyio import notify_closing
+
             notify_closing(handle.fd)
+
+
+# AnyIO loads these with its sockets and with TLS, which takes as long as all the rest of AnyIO and
+# which a program with files only may never need.
+async def _wait_readable(fd: int) -> None:
+    from anyio import wait_readable
+
+    await wait_readable(fd)
+
+
+async def _wait_writable(fd: int) -> None:
+    from anyio import wait_writable
+
+    await wait_writable(fd)
 
 
 class _Hop(Generic[T]):

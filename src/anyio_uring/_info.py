@@ -7,7 +7,6 @@ it with what they do.  Nothing here is on a hot path, and nothing is opened for 
 from __future__ import annotations
 
 import os
-import platform
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,6 +104,8 @@ def driver_info(path: StrOrBytesPath | None = None) -> DriverInfo:
             now, local = _mounts.NOW_NEVER, False
         tiers = _tiers_of(st_mode, file_system, now, local, has)
     cap = settings.workers_max or 4 * (os.cpu_count() or 1)
+    import platform  # takes longer to import than this module
+
     return DriverInfo(
         driver=driver,
         uring_available=verdict.available,
