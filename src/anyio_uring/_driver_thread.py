@@ -211,6 +211,8 @@ class ThreadOps:
                 _call(job.done, None)
                 raise
             finally:
+                # uvloop has made the descriptor non-blocking, and leaves it so
+                os.set_blocking(handle.fd, True)
                 handle.leave()
             if handle.closing:
                 _call(job.done, None)
