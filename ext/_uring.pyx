@@ -37,8 +37,8 @@ from abi cimport (
 )
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
-    au_load_acquire, au_map, au_openat2, au_pread, au_preadv2, au_register, au_resident,
-    au_setup, au_statx_call,
+    au_load_acquire, au_map, au_mincore_is_true, au_openat2, au_pread, au_preadv2, au_register,
+    au_resident, au_setup, au_statx_call,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish,
@@ -409,9 +409,13 @@ cdef class Handle:
         cdef au_statx facts
         cdef int64_t end
         if self.now == _NOW_RESIDENT:
+            if offset == -1:
+                return -EAGAIN      # where that is only the kernel knows
             if au_statx_call(self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
                              AU_STATX_BASIC_STATS, &facts) < 0:
                 return -EAGAIN
+            if not self.writable and not au_mincore_is_true(self.fd, facts.stx_uid):
+                return -EOPNOTSUPP
             end = <int64_t>facts.stx_size
             if end > offset + size:
                 end = offset + size

@@ -26,6 +26,9 @@
 #ifndef SYS_openat2
 #define SYS_openat2 437
 #endif
+#ifndef SYS_faccessat2
+#define SYS_faccessat2 439
+#endif
 
 static inline long au_result(long result) { return result < 0 ? -(long)errno : result; }
 
@@ -112,7 +115,7 @@ static inline void *au_map(int fd, size_t size, uint64_t offset)
 }
 
 /* Where is [offset, offset + size) of a file in memory?  1: all of it, 0: not all, -errno: the
- * mapping failed.  mincore(2) answers truthfully only for a file the caller owns or may write. */
+ * mapping failed.  To be asked only where au_mincore_is_true. */
 static inline long au_resident(int fd, int64_t offset, size_t size)
 {
     unsigned char pages[65];
@@ -131,6 +134,15 @@ static inline long au_resident(int fd, int64_t offset, size_t size)
         if (!(pages[i] & 1))
             result = 0;
     return result;
+}
+
+/* Does mincore(2) tell this process the truth about a file?  1 or 0.  The kernel asks whether it
+ * owns the file or may write it (mm/mincore.c, can_do_mincore); to others every page is resident.
+ * faccessat2: Linux 5.8, without it only the owner is believed. */
+static inline int au_mincore_is_true(int fd, uint32_t owner)
+{
+    return owner == (uint32_t)geteuid()
+           || syscall(SYS_faccessat2, fd, "", W_OK, AT_EACCESS | AT_EMPTY_PATH) == 0;
 }
 
 /* Orders the reading of a CQE after the reading of the tail that covers it (and, for the SQ

@@ -173,17 +173,19 @@ def _tiers_of(
         rest = WORKER if operation in has else THREAD
         return f"{NOW}, else {rest}" if now_first else rest
 
-    in_memory = now != _mounts.NOW_NEVER
     # These file systems tell io_uring when a page has come; elsewhere a worker waits for it.
     cold = RING if file_system in _mounts.NOWAIT and "read" in has else tier("read")
     if now == _mounts.NOW_PLAIN:
         cold = NOW  # tmpfs without swap: nothing is ever cold
+    cached = cold if now == _mounts.NOW_NEVER else NOW
+    if now == _mounts.NOW_RESIDENT:
+        cached = f"{NOW} if this user owns or may write the file, else {cold}"
     # Overlayfs is no local file system for certain; what is opened read-only is, by all we know
     open_now = local or now == _mounts.NOW_RESIDENT
     return {
         "open": tier("openat", open_now),
         "create": tier("openat"),
-        "cached read": NOW if in_memory else cold,
+        "cached read": cached,
         "cold read": cold,
         "large read": tier("read"),
         "write": tier("write"),
