@@ -178,13 +178,13 @@ def test_wrong_value_in_the_environment_is_a_usage_error(tmp_path: Path) -> None
 
 def test_few_descriptors_are_named_as_the_cause(tmp_path: Path) -> None:
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))
 
     result = subprocess.run(
         [*DOCTOR, str(tmp_path)], preexec_fn=limit, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == NOT_SERVED, result.stderr
-    assert "open files            8 at most" in result.stdout
+    assert "open files            6 at most" in result.stdout
     assert "Too many open files" in result.stdout
 
 
