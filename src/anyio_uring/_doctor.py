@@ -187,7 +187,8 @@ def _notes(info: DriverInfo) -> list[str]:
         notes.append(
             "overlayfs has no reads that refuse to wait. What is cached is found by mincore(2), "
             "which tells the truth only about files that this user owns or may write; and what "
-            "is evicted between that look and the read makes the loop wait for a disk."
+            "is evicted between that look and the read makes the loop wait for a disk. Opening for "
+            "reading trusts that the layers are on local file systems."
         )
         notes.append(
             "Opening a file of a lower layer for writing copies all of it; that is never done on "

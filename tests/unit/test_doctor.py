@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,31 @@ def test_what_was_tried_agrees_with_what_is_told(tmp_path: Path) -> None:
             assert step["tier"] in told, (step, told)
     if report["driver"] == "uring":
         assert {step["tier"] for step in report["tried"]} <= {"now", "ring"}
+
+
+@contextlib.contextmanager
+def file_system(kind: str) -> Iterator[Path]:
+    if kind == "tmpfs":
+        with mounts.tmpfs() as path:
+            yield path
+    elif kind == "overlay":
+        with mounts.loop("ext4") as base, mounts.overlay({"file": b"content"}, base) as overlay:
+            yield overlay.path
+    else:
+        with mounts.loop(kind) as path:
+            yield path
+
+
+@needs_mount
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4", "xfs", "btrfs", "overlay"])
+def test_what_was_tried_agrees_on_every_file_system(kind: str) -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(file_system(kind))
+        except mounts.MissingToolError as error:
+            pytest.skip(str(error))
+        test_what_was_tried_agrees_with_what_is_told(path)
+        assert collect(os.fspath(path))["file_system"] == kind
 
 
 def test_file_is_only_read(tmp_path: Path) -> None:
