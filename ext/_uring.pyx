@@ -338,6 +338,7 @@ cdef class Handle:
     cdef public bint busy               # an operation owns the position: wait in line
     cdef public int64_t position
     cdef public Meter meter             # of the loop that used the file last
+    cdef public bytes kept              # read from a stream for a task that had left
     cdef public object when_idle        # called once, when the last operation leaves
     cdef readonly bint tried            # the last attempt of the hot path was made, and missed
     cdef int misses, skip
@@ -360,6 +361,7 @@ cdef class Handle:
         self.local = local and self.regular
         self.now = _NOW_NEVER if self.direct else now
         self.meter = None
+        self.kept = b""
         self.when_idle = None
 
     def __dealloc__(self):
@@ -921,6 +923,10 @@ cdef class Operation:
         memcpy(self.view.buf, self.scratch, self.moved)
         self.drop_view()
         return self.moved
+
+    def bounced(self):
+        """The bytes of a finished `readinto` whose destination is not wanted any more."""
+        return PyBytes_FromStringAndSize(<char *>self.scratch, self.moved)
 
     def claim(self):
         """The new descriptor of a finished open now belongs to the caller."""
@@ -1618,17 +1624,27 @@ cdef class Ring:
         """
         cdef uint32_t slot, count = 0
         cdef Operation operation
+        cdef list left = list(self.backlog)
+        self.backlog.clear()
         for slot in range(self.inflight_max):
             if self.slots[slot] != NULL:
                 operation = <Operation>self.slots[slot]
                 operation.leaked = True
-                operation.waiter = operation.when_done = None
                 self.slots[slot] = NULL     # its counted reference stays, on purpose
                 count += 1
-        self.backlog.clear()
+                left.append(operation)
         self.inflight = 0
         self.unmap()
         self.close_fds()
+        for operation in left:
+            # No completion will come: whoever counts on one hears now that nothing is known to
+            # have moved.  Its file keeps it as in flight, and so is never closed under it.
+            operation.abandoned = operation.cancelled = True
+            operation.result = -ECANCELED
+            operation.waiter = None
+            if operation.when_done is not None:
+                callback, operation.when_done = operation.when_done, None
+                callback(operation)
         return count
 
     def forget(self):

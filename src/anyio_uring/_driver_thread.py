@@ -14,14 +14,14 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from anyio import ClosedResourceError, to_thread
 
 from ._errors import closed_error
 from ._handle import MISS, fd_facts
-from ._ops import Done, Job, Opened
+from ._ops import Done, FileOps, Job, Opened
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -34,6 +34,9 @@ T = TypeVar("T")
 # One read(2) or write(2) moves at most this much (macOS refuses more, Linux cuts off).
 TRANSFER_MAX = 1 << 30
 CHUNK = 64 << 10
+# Streams and files of unknown size are read in growing steps.
+CHUNK_MIN = 64 << 10
+CHUNK_MAX = 1 << 20
 
 
 class ThreadOps:
@@ -48,12 +51,34 @@ class ThreadOps:
         """One hop.  The function is given a way to report what it moved; `job.done` hears it
         once, or None, whether the function ran, failed, or was never begun.
         """
+        return await self._hop(_Hop(job, function), job)
+
+    async def fetch(
+        self, job: Job, function: Callable[[], T], offset: int, bytes_of: Callable[[T], bytes]
+    ) -> T:
+        """One hop that reads; `bytes_of` its result is what it brought.
+
+        `job.done` is called here, when the task takes the bytes.  If it has left instead, a read
+        at an explicit offset has moved nothing; one at the kernel's own position has, and hands
+        its bytes to `job.salvage`.
+        """
+
+        def lost(result: T | None) -> None:
+            data = b"" if result is None or offset != -1 else bytes_of(result)
+            if data and job.salvage is not None:
+                job.salvage(data)
+            _call(job.done, len(data))
+
+        result = await self._hop(_Hop(job, lambda _: function(), lost), job)
+        _call(job.done, 0 if result is None else len(bytes_of(result)))
+        return result
+
+    async def _hop(self, hop: _Hop[T], job: Job) -> T:
         self.jobs += 1
-        hop = _Hop(function, job)
         try:
             return await to_thread.run_sync(hop, limiter=job.limiter)
         except BaseException:
-            hop.revoke()
+            hop.leave()
             raise
 
     async def call(
@@ -87,64 +112,56 @@ class ThreadOps:
         return await self.call(opening, limiter, lambda opened: os.close(opened.fd))
 
     async def read(self, job: Job, size: int, offset: int) -> bytes | None:
-        handle, done = job.handle, job.done
+        handle = job.handle
         if not job.tried:
             data = handle.pread_cached(size, offset)
             if data is not None:
-                _call(done, len(data))
+                _call(job.done, len(data))
                 return data
         if handle.seekable:
-            return await self.run(
-                job, lambda report: _moved(_pread_full(handle.fd, size, offset), report, len)
+            return await self.fetch(
+                job, lambda: _pread_full(handle.fd, size, offset), offset, _itself
             )
-        chunk: bytes | None = await self._stream(
-            job, _wait_readable, lambda: _nonblocking(lambda: os.read(handle.fd, size)), len
+        await self._ready(job, _wait_readable)
+        return await self.fetch(
+            job, lambda: _nonblocking(lambda: os.read(handle.fd, size)), -1, _itself
         )
-        return chunk
 
     async def read_to_end(self, job: Job, offset: int) -> bytes | None:
-        handle, done = job.handle, job.done
+        handle = job.handle
         size = handle.size_now()
         if size != MISS and offset >= 0:
             wanted = max(size - offset, 0) + 1
             data = handle.pread_cached(wanted, offset)
             if data is not None and len(data) < wanted:
-                _call(done, len(data))
+                _call(job.done, len(data))
                 return data
         if handle.seekable:
-            return await self.run(
-                job, lambda report: _moved(_read_to_end(handle.fd, offset), report, len)
-            )
-        chunks: list[bytes] = []
-        try:
-            while chunk := await self._stream(
-                job._replace(done=None),
-                _wait_readable,
-                lambda: _nonblocking(lambda: os.read(handle.fd, CHUNK)),
-                len,
-            ):
-                chunks.append(chunk)
-        finally:
-            _call(done, sum(map(len, chunks)))
-        return None if chunk is None and not chunks else b"".join(chunks)
+            return await self.fetch(job, lambda: _read_to_end(handle.fd, offset), offset, _itself)
+        return await read_growing(self, job, offset)
 
     async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None:
-        handle, done = job.handle, job.done
+        handle = job.handle
         if not job.tried:
             count = handle.readinto_cached(buffer, offset)
             if count != MISS:
-                _call(done, count)
+                _call(job.done, count)
                 return count
         view = memoryview(buffer).cast("B")
-
         if handle.seekable:
-            return await self.run(
-                job, lambda report: _moved(_preadinto_full(handle.fd, view, offset), report, int)
+            return await self.fetch(
+                job,
+                lambda: _preadinto_full(handle.fd, view, offset),
+                offset,
+                lambda count: bytes(view[:count]),
             )
-        moved: int | None = await self._stream(
-            job, _wait_readable, lambda: _nonblocking(lambda: os.readv(handle.fd, [view])), int
+        await self._ready(job, _wait_readable)
+        return await self.fetch(
+            job,
+            lambda: _nonblocking(lambda: os.readv(handle.fd, [view])),
+            -1,
+            lambda count: bytes(view[: count or 0]),
         )
-        return moved
 
     async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
         handle = job.handle
@@ -153,10 +170,11 @@ class ThreadOps:
             return await self.run(
                 job, lambda report: _write_all(handle.fd, view, offset, whole, report)
             )
-        moved: int | None = await self._stream(
-            job, _wait_writable, lambda: _nonblocking(lambda: os.write(handle.fd, view)), int
+        await self._ready(job, _wait_writable)
+        return await self.run(
+            job,
+            lambda report: _moved(_nonblocking(lambda: os.write(handle.fd, view)), report),
         )
-        return moved
 
     async def size(self, job: Job) -> int:
         size = job.handle.size_now()
@@ -191,33 +209,27 @@ class ThreadOps:
 
     # -- streams --------------------------------------------------------------------------------
 
-    async def _stream(
-        self,
-        job: Job,
-        wait: Callable[[Any], Any],
-        function: Callable[[], Any],
-        count: Callable[[Any], int],
-    ) -> Any:
-        """Wait in the loop until the descriptor is ready, then transfer in a thread."""
+    async def _ready(self, job: Job, wait: Callable[[int], Awaitable[None]]) -> None:
+        """Wait in the loop until a stream is ready, so that it can be cancelled."""
         handle = job.handle
-        if not handle.nonblocking and can_poll(handle):
-            handle.join()
-            try:
-                await wait(handle.fd)
-            except ClosedResourceError:
-                _call(job.done, None)
-                raise closed_error() from None
-            except BaseException:
-                _call(job.done, None)
-                raise
-            finally:
-                # uvloop has made the descriptor non-blocking, and leaves it so
-                os.set_blocking(handle.fd, True)
-                handle.leave()
-            if handle.closing:
-                _call(job.done, None)
-                raise closed_error()
-        return await self.run(job, lambda report: _moved(function(), report, count))
+        if handle.nonblocking or not can_poll(handle):
+            return
+        handle.join()
+        try:
+            await wait(handle.fd)
+        except ClosedResourceError:
+            _call(job.done, None)
+            raise closed_error() from None
+        except BaseException:
+            _call(job.done, None)
+            raise
+        finally:
+            # uvloop has made the descriptor non-blocking, and leaves it so
+            os.set_blocking(handle.fd, True)
+            handle.leave()
+        if handle.closing:
+            _call(job.done, None)
+            raise closed_error()
 
     def interrupt(self, handle: Handle) -> None:
         """The file is being closed: end the waits for its descriptor to become ready."""
@@ -241,42 +253,111 @@ async def _wait_writable(fd: int) -> None:
     await wait_writable(fd)
 
 
+async def read_growing(ops: FileOps, job: Job, offset: int) -> bytes | None:
+    """Read until EOF, whatever the size says: /proc and /sys say 0, streams say nothing."""
+    chunks: list[bytes] = []
+    total = 0
+    step = CHUNK_MIN
+    under_way = left = False
+
+    def part_done(moved: int | None) -> None:
+        nonlocal under_way
+        under_way = False
+        if left:
+            _call(job.done, total + (moved or 0))
+
+    part = job._replace(done=part_done)
+    try:
+        while True:
+            under_way = True
+            chunk = await ops.read(part, step, -1 if offset == -1 else offset + total)
+            if not chunk:
+                return None if chunk is None and not chunks else b"".join(chunks)
+            chunks.append(chunk)
+            total += len(chunk)
+            if len(chunk) == step:
+                step = min(step * 2, CHUNK_MAX)
+    except BaseException:
+        if chunks and offset == -1 and job.salvage is not None:
+            job.salvage(b"".join(chunks))
+        raise
+    finally:
+        left = True
+        if not under_way:
+            _call(job.done, total)
+
+
 class _Hop(Generic[T]):
     """A function that runs in a thread at most once, its share in the file, and the promise to
     call `done` once.
 
-    A native cancel can end the wait before the thread has begun; who comes first, the thread or
-    the leaver, is settled by a lock.
+    A native cancel can end the wait before the thread has begun, or while it runs; who comes
+    first, the thread or the leaver, is settled by a lock.
+
+    :param lost: for a read, whose `done` is called by the task that takes its result: called
+        with the result, or None, if that task has left
     """
 
-    __slots__ = ("_begun", "_done", "_function", "_handle")
+    __slots__ = ("_begun", "_done", "_function", "_handle", "_left", "_lost", "_mutex", "_outcome")
 
-    def __init__(self, function: Callable[[Done], T], job: Job) -> None:
+    def __init__(
+        self,
+        job: Job,
+        function: Callable[[Done], T],
+        lost: Callable[[T | None], object] | None = None,
+    ) -> None:
         self._function = function
+        self._lost = lost
         self._done = job.done
         self._handle = job.handle
         self._handle.join()
-        self._begun = threading.Lock()
+        self._mutex = threading.Lock()
+        self._begun = self._left = False
+        self._outcome: list[T | None] = []
 
     def __call__(self) -> T:
-        if not self._begun.acquire(blocking=False):
-            raise RuntimeError("the operation was cancelled before it began")
+        with self._mutex:
+            if self._left:
+                raise RuntimeError("the operation was cancelled before it began")
+            self._begun = True
+        result: T | None = None
         try:
-            return self._function(self._report)
+            result = self._function(self._report)
+            return result
         finally:
-            self._end()
+            self._finish(result)
+
+    def _finish(self, result: T | None) -> None:
+        with self._mutex:
+            self._outcome.append(result)
+            left = self._left
+        if left:
+            self._tell_lost(result)
+        elif self._lost is None:
+            self._report(None)
+        self._handle.leave()
 
     def _report(self, moved: int | None) -> None:
         done, self._done = self._done, None
         _call(done, moved)
 
-    def _end(self) -> None:
-        self._report(None)
-        self._handle.leave()
+    def _tell_lost(self, result: T | None) -> None:
+        if self._lost is None:
+            self._report(None)
+        else:
+            self._lost(result)
 
-    def revoke(self) -> None:
-        if self._begun.acquire(blocking=False):
-            self._end()
+    def leave(self) -> None:
+        """The task leaves with an exception: the function's own, or a cancellation."""
+        with self._mutex:
+            self._left = True
+            begun, outcome = self._begun, list(self._outcome)
+        if not begun:
+            self._tell_lost(None)
+            self._handle.leave()
+        elif outcome:
+            self._tell_lost(outcome[0])
+        # else the thread does, at its end
 
 
 class _Errand(Generic[T]):
@@ -335,10 +416,14 @@ def _call(done: Done | None, moved: int | None) -> None:
         done(moved)
 
 
-def _moved(result: T, report: Done, count: Callable[[Any], int]) -> T:
-    """Report a finished transfer, and pass its result on."""
-    report(None if result is None else count(result))
-    return result
+def _itself(data: bytes | None) -> bytes:
+    return data or b""
+
+
+def _moved(count: int | None, report: Done) -> int | None:
+    """Report a finished write, and pass its result on."""
+    report(count)
+    return count
 
 
 def _nonblocking(function: Callable[[], T]) -> T | None:

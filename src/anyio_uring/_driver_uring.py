@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _uring
-from ._driver_thread import ThreadOps
+from ._driver_thread import CHUNK_MIN, ThreadOps, read_growing
 from ._errors import CLOSED, closed_error, os_error
 from ._handle import MISS
 from ._host import Host
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 # the processors' copies and the device busy, little enough for others to get their turn.
 PIECE_BYTES = 512 << 10
 PIECES_MAX = 4
-# Streams and files of unknown size are read in growing steps.
-CHUNK_MIN = 64 << 10
-CHUNK_MAX = 1 << 20
 
 
 class UringOps:
@@ -119,6 +116,7 @@ class UringOps:
                 lambda: _uring.read_operation(
                     handle, size, offset, handle.seekable, size > self.inline_max
                 ),
+                _uring.Operation.take,
             )
         if operation is None:
             return await self.threads.read(job._replace(tried=True), size, offset)
@@ -139,7 +137,7 @@ class UringOps:
                 return data
             if wanted > self.inline_max and handle.regular:
                 return await self._read_rest(job, wanted - 1, offset)
-        return await self._read_growing(job, offset)
+        return await read_growing(self, job, offset)
 
     async def _read_rest(self, job: Job, size: int, offset: int) -> bytes:
         """A big regular file: all of it in pieces, then whatever was added meanwhile."""
@@ -157,27 +155,6 @@ class UringOps:
         finally:
             _call(job.done, moved or None)
 
-    async def _read_growing(self, job: Job, offset: int) -> bytes | None:
-        """Until EOF, whatever the size says: /proc and /sys say 0, streams say nothing."""
-        chunks: list[bytes] = []
-        total = 0
-        step = CHUNK_MIN
-        part = job._replace(done=None)
-        complete = False
-        try:
-            while True:
-                chunk = await self.read(part, step, -1 if offset == -1 else offset + total)
-                if not chunk:
-                    complete = True
-                    return None if chunk is None and not chunks else b"".join(chunks)
-                chunks.append(chunk)
-                total += len(chunk)
-                if len(chunk) == step:
-                    step = min(step * 2, CHUNK_MAX)
-        finally:
-            # At an explicit offset a read that was cut off has not moved anything
-            _call(job.done, total if complete or offset == -1 else None)
-
     async def _clip(self, job: Job, size: int, offset: int) -> int:
         """Do not allocate gigabytes for a small file."""
         try:
@@ -192,7 +169,7 @@ class UringOps:
     async def _read_pieces(self, job: Job, size: int, offset: int) -> bytes:
         host = self.host
         while self._ready(job):
-            pieces = _Pieces(host, job.handle, size, offset, _Settle(job.done))
+            pieces = _Pieces(host, job.handle, size, offset, _Settle(job))
             pieces.start()
             try:
                 if not pieces.done:
@@ -226,7 +203,9 @@ class UringOps:
         if self._ready(job):
             big = memoryview(buffer).nbytes > self.inline_max
             operation = await self._run(
-                job, lambda: _uring.readinto_operation(handle, buffer, offset, handle.seekable, big)
+                job,
+                lambda: _uring.readinto_operation(handle, buffer, offset, handle.seekable, big),
+                _uring.Operation.bounced,
             )
         if operation is None:
             return await self.threads.readinto(job._replace(tried=True), buffer, offset)
@@ -314,12 +293,19 @@ class UringOps:
             _call(job.done, None)
             raise closed_error(CLOSED)
 
-    async def _run(self, job: Job, make: Callable[[], Operation]) -> Operation | None:
+    async def _run(
+        self,
+        job: Job,
+        make: Callable[[], Operation],
+        bytes_of: Callable[[Operation], bytes] | None = None,
+    ) -> Operation | None:
         """Run one operation of a file to its end; None if the ring refused it (use a thread).
 
-        `job.done` hears about it at the completion, except after a refusal: the thread tells it.
+        `job.done` hears about it once, except after a refusal: the thread tells it.
+
+        :param bytes_of: for a read: what it brought
         """
-        settle = _Settle(job.done)
+        settle = _Settle(job, bytes_of)
         while True:
             operation: Operation | None = None
             try:
@@ -327,15 +313,13 @@ class UringOps:
                 operation.when_done = settle
                 await self.host.perform(operation)
             except BaseException:
-                # In flight with an effect, or at the kernel's own offset: its completion tells.
-                # Else nobody gets the bytes, and the position has not moved.
-                if not _goes_on(operation):
-                    settle.once(None)
+                settle.left(operation)
                 raise
             if operation.refused and not operation.moved:
                 self.refused += 1
                 return None
             if not operation.cancelled:
+                settle.once(operation.moved)
                 return operation
             # Cancelled, but no scope of this task is: its file is being closed, or the scope
             # was shielded in the meantime.  Nothing has happened: once more.
@@ -343,12 +327,20 @@ class UringOps:
 
 
 class _Settle:
-    """Tells `done`, once, what an operation moved: at its completion, whoever waits for it."""
+    """Tells `done`, once, what an operation moved.
 
-    __slots__ = ("_done",)
+    A write tells at its completion, whoever waits for it.  A read tells when its task takes the
+    bytes.  If the task has left instead (a native cancel can come between the completion and the
+    task's turn), a read at an explicit offset has moved nothing; one at the kernel's own position
+    has, and hands its bytes to `salvage`.
+    """
 
-    def __init__(self, done: Done | None) -> None:
-        self._done = done
+    __slots__ = ("_bytes_of", "_done", "_salvage")
+
+    def __init__(self, job: Job, bytes_of: Callable[[Operation], bytes] | None = None) -> None:
+        self._done = job.done
+        self._salvage = job.salvage
+        self._bytes_of = bytes_of
 
     def once(self, moved: int | None) -> None:
         done, self._done = self._done, None
@@ -356,12 +348,34 @@ class _Settle:
             done(moved)
 
     def __call__(self, operation: Operation) -> None:
+        """At the completion, before any task is woken."""
         if operation.abandoned:
-            lost = operation.cancelled or (operation.positional and not operation.effect)
-            self.once(None if lost else operation.moved)
-        elif not operation.cancelled and not (operation.refused and not operation.moved):
-            # (else the task tries again, or a thread does, and tells then)
+            self._lost(operation)
+        elif (
+            self._bytes_of is None
+            and not operation.cancelled
+            and not (operation.refused and not operation.moved)
+        ):
+            # (else the task tells, tries again, or a thread does, and tells then)
             self.once(operation.moved)
+
+    def left(self, operation: Operation | None) -> None:
+        """The task leaves with an exception."""
+        if operation is None:
+            self.once(None)
+        elif operation.done:
+            self._lost(operation)
+        elif not (operation.started and (operation.effect or not operation.positional)):
+            self.once(None)
+        # else its completion tells
+
+    def _lost(self, operation: Operation) -> None:
+        if operation.cancelled or (operation.positional and not operation.effect):
+            self.once(None)
+            return
+        if self._bytes_of is not None and self._salvage is not None and operation.moved:
+            self._salvage(self._bytes_of(operation))
+        self.once(operation.moved)
 
 
 class _Pieces:
@@ -443,14 +457,6 @@ class _Pieces:
         self._stopping = self._asked = True
         for operation in list(self._live.values()):
             ring.abandon(operation)
-
-
-def _goes_on(operation: Operation | None) -> bool:
-    return (
-        operation is not None
-        and operation.started
-        and (operation.effect or not operation.positional)
-    )
 
 
 def _call(done: Done | None, moved: int | None) -> None:

@@ -20,7 +20,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, AnyStr, cast
@@ -30,7 +30,7 @@ from anyio import CancelScope
 
 from ._errors import CLOSED, NOT_READABLE, closed_error, os_error, unsupported
 from ._handle import Handle, HandleOwner, plain_attributes
-from ._line import Line
+from ._line import Line, Turn
 from ._ops import Job
 from ._runtime import Runtime, current_runtime
 
@@ -248,12 +248,23 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             if handle.seekable:
                 os.lseek(handle.fd, handle.position, os.SEEK_SET)
 
-    def _moved(self, moved: int | None) -> None:
-        """An operation at the position is over: commit it, and serve the next in line."""
+    def _advance(self, moved: int | None) -> None:
+        """An operation that began at `handle.position` has moved it."""
         handle = self._handle
-        if moved and not handle.shared:
-            handle.position += moved
-        self._line.release()
+        handle.position += moved or 0
+        if handle.shared and handle.seekable and not handle.closed:
+            # Somebody has asked for the descriptor meanwhile
+            os.lseek(handle.fd, handle.position, os.SEEK_SET)
+
+    def _salvage(self, data: bytes) -> None:
+        """Take back what a read brought from the kernel's own position for a task that has left."""
+        handle = self._handle
+        if handle.closed:
+            return
+        if handle.seekable:
+            os.lseek(handle.fd, -len(data), os.SEEK_CUR)
+        else:
+            handle.kept += data
 
     # -- closing ----------------------------------------------------------------------------------
 
@@ -352,16 +363,35 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             raise closed_error(closed)
         return runtime
 
-    async def _enter(self, runtime: Runtime, tried: bool = False) -> Job:
-        """Stand in line for the position.  The job returned gives it up at its end."""
+    async def _take_turn(self, runtime: Runtime) -> Turn:
+        """Stand in line for the position; the caller calls `leave` on what this returns."""
         await self._line.acquire(runtime.host)
         if self._handle.closed:
             self._line.release()
             raise closed_error()
-        return Job(self._handle, self._name, self._limiter, self._moved, tried)
+        return Turn(self._line)
+
+    def _step(
+        self, turn: Turn, commit: Callable[[int | None], object] | None = None, tried: bool = False
+    ) -> Job:
+        """A job that goes on, and keeps the turn, if its task leaves it: a write, or whatever
+        moves the kernel's own position.
+
+        :param commit: called with what it moved, at its end
+        """
+
+        def done(moved: int | None) -> None:
+            try:
+                if commit is not None:
+                    commit(moved)
+            finally:
+                turn.over()
+
+        turn.begin()
+        return Job(self._handle, self._name, self._limiter, done, tried, self._salvage)
 
     def _job(self, tried: bool = False) -> Job:
-        """What the driver needs to know for an operation that does not use the position."""
+        """A job that takes no part in the order, or that nobody misses when its task leaves."""
         return Job(self._handle, self._name, self._limiter, None, tried)
 
     def _check_closed(self) -> None:

@@ -45,6 +45,7 @@ class PortableHandle:
         "direct",
         "fd",
         "inflight",
+        "kept",
         "local",
         "meter",
         "nonblocking",
@@ -90,6 +91,7 @@ class PortableHandle:
         self.inflight = 0
         self.shared = self.closing = self.busy = self.tried = False
         self.position = 0
+        self.kept = b""
         self.meter: Any = None
         self.when_idle: Callable[[], object] | None = None
         self._mutex = threading.Lock()

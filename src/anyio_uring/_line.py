@@ -18,6 +18,37 @@ class _Place:
         self.called = False
 
 
+class Turn:
+    """The right to a file's position, for one operation of the file layer.
+
+    It ends when both are through: the task (`leave`), and the step that it may have left under
+    way (`begin`, `over`; the latter in any thread).
+    """
+
+    __slots__ = ("_left", "_line", "_under_way")
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._under_way = self._left = False
+
+    def begin(self) -> None:
+        self._under_way = True
+
+    def over(self) -> None:
+        with self._line._mutex:
+            self._under_way = False
+            left = self._left
+        if left:
+            self._line.release()
+
+    def leave(self) -> None:
+        with self._line._mutex:
+            self._left = True
+            under_way = self._under_way
+        if not under_way:
+            self._line.release()
+
+
 class Line:
     """A FIFO lock whose owner is an operation, not a task.
 

@@ -25,8 +25,11 @@ runs no user code."""
 class Job(NamedTuple):
     """What a job is about: the file, its name for errors, the thread limiter, and `done`.
 
-    :ivar done: None for jobs that do not own the position
+    :ivar done: None for jobs that do not own the position.  Reads at an explicit offset need
+        none: nobody misses one that was left behind
     :ivar tried: the cached read has been tried just now
+    :ivar salvage: called with the bytes that a read took from the kernel's own position for a
+        task that has left, before `done`; in any thread
     """
 
     handle: Handle
@@ -34,6 +37,7 @@ class Job(NamedTuple):
     limiter: CapacityLimiter | None = None
     done: Done | None = None
     tried: bool = False
+    salvage: Callable[[bytes], object] | None = None
 
 
 class Opened(NamedTuple):

@@ -17,6 +17,9 @@ from ._handle import plain_attributes, pread_now, read_now
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from ._line import Turn
+    from ._runtime import Runtime
+
 # Beyond this a position may exceed what the file system can hold; the kernel is asked then.
 SAFE_POSITION_MAX = 1 << 42
 LINE_CHUNK = 8192
@@ -48,20 +51,42 @@ class RawFile(AsyncFile[bytes]):
         tried = handle.tried
         runtime = await self._begin(size)
         self._check_readable()
-        job = await self._enter(runtime, tried)
-        return await runtime.ops.read(  # type: ignore[return-value]
-            job, size, -1 if handle.shared else handle.position
-        )
+        turn = await self._take_turn(runtime)
+        try:
+            return cast(bytes, await self._read(runtime, turn, size, tried))
+        finally:
+            turn.leave()
+
+    async def _read(
+        self, runtime: Runtime, turn: Turn, size: int, tried: bool = False
+    ) -> bytes | None:
+        handle = self._handle
+        if handle.kept:
+            data, handle.kept = handle.kept[:size], handle.kept[size:]
+        elif handle.shared:
+            return await runtime.ops.read(self._step(turn, tried=tried), size, -1)
+        else:
+            data = await runtime.ops.read(self._job(tried), size, handle.position) or b""
+            self._advance(len(data))
+        return data
 
     async def readall(self) -> bytes:
         """Read from the position to the end.  As `read` without a size."""
         runtime = await self._begin(0)
         self._check_readable()
-        job = await self._enter(runtime)
         handle = self._handle
-        return await runtime.ops.read_to_end(  # type: ignore[return-value]
-            job, -1 if handle.shared else handle.position
-        )
+        turn = await self._take_turn(runtime)
+        try:
+            if not handle.shared:
+                data = await runtime.ops.read_to_end(self._job(), handle.position) or b""
+                self._advance(len(data))
+                return data
+            rest = await runtime.ops.read_to_end(self._step(turn), -1)
+            if handle.kept:
+                rest, handle.kept = handle.kept + (rest or b""), b""
+            return cast(bytes, rest)
+        finally:
+            turn.leave()
 
     async def readinto(self, b: WriteableBuffer) -> int:
         """Read into a buffer; the count, 0 at the end of file, None as in `read`.
@@ -71,11 +96,20 @@ class RawFile(AsyncFile[bytes]):
         view = _writable(b, "readinto")
         runtime = await self._begin(view.nbytes)
         self._check_readable()
-        job = await self._enter(runtime)
         handle = self._handle
-        return cast(
-            int, await runtime.ops.readinto(job, b, -1 if handle.shared else handle.position)
-        )
+        turn = await self._take_turn(runtime)
+        try:
+            if handle.kept:
+                data, handle.kept = handle.kept[: view.nbytes], handle.kept[view.nbytes :]
+                view.cast("B")[: len(data)] = data
+                return len(data)
+            if handle.shared:
+                return cast(int, await runtime.ops.readinto(self._step(turn), b, -1))
+            count = await runtime.ops.readinto(self._job(), b, handle.position) or 0
+            self._advance(count)
+            return count
+        finally:
+            turn.leave()
 
     async def readline(self, size: int | None = -1) -> bytes:
         """Read until a newline, the end, or `size` bytes.  A stream is read byte by byte, since
@@ -84,35 +118,29 @@ class RawFile(AsyncFile[bytes]):
         limit = sys.maxsize if size is None or size < 0 else size
         runtime = await self._begin(0)
         self._check_readable()
-        if self._handle.shared or not self._handle.seekable:
-            line = bytearray()
-            while len(line) < limit:
-                byte = await self.read(1)
-                line += byte or b""
-                if not byte or byte == b"\n":
-                    break
-            return bytes(line)
-        job = (await self._enter(runtime))._replace(done=None)
+        handle = self._handle
+        chunks: list[bytes] = []
         moved = 0
+        turn = await self._take_turn(runtime)
         try:
-            chunks: list[bytes] = []
             while moved < limit:
-                chunk = (
-                    await runtime.ops.read(
-                        job, min(LINE_CHUNK, limit - moved), self._handle.position + moved
+                if handle.shared:
+                    chunk = await self._read(runtime, turn, 1) or b""
+                else:
+                    wanted = min(LINE_CHUNK, limit - moved)
+                    chunk = (
+                        await runtime.ops.read(self._job(), wanted, handle.position + moved) or b""
                     )
-                    or b""
-                )
                 end = chunk.find(b"\n") + 1
                 chunks.append(chunk[:end] if end else chunk)
                 moved += len(chunks[-1])
                 if end or not chunk:
                     break
-        except BaseException:
-            self._moved(None)
-            raise
-        self._moved(moved)
-        return b"".join(chunks)
+            if not handle.shared:
+                self._advance(moved)
+            return b"".join(chunks)
+        finally:
+            turn.leave()
 
     async def pread(self, size: int, offset: int) -> bytes:
         """Read `size` bytes at `offset`, fewer only at the end of the file.
@@ -162,11 +190,16 @@ class RawFile(AsyncFile[bytes]):
         runtime = await self._begin(view.nbytes)
         if not self._handle.writable:
             raise unsupported(NOT_WRITABLE)
-        job = await self._enter(runtime)
         handle = self._handle
-        return cast(
-            int, await runtime.ops.write(job, view, -1 if handle.shared else handle.position, False)
-        )
+        turn = await self._take_turn(runtime)
+        try:
+            if handle.shared:
+                job, offset = self._step(turn), -1
+            else:
+                job, offset = self._step(turn, self._advance), handle.position
+            return cast(int, await runtime.ops.write(job, view, offset, False))
+        finally:
+            turn.leave()
 
     async def pwrite(self, data: ReadableBuffer, offset: int) -> int:
         """Write all of `data` at `offset`; returns its size in bytes.  The position does not move.
@@ -202,7 +235,11 @@ class RawFile(AsyncFile[bytes]):
             size = size.__index__()
         if size < 0:
             raise os_error(EINVAL)
-        await runtime.ops.truncate(await self._enter(runtime), size)
+        turn = await self._take_turn(runtime)
+        try:
+            await runtime.ops.truncate(self._step(turn), size)
+        finally:
+            turn.leave()
         return size
 
     async def flush(self) -> None:
