@@ -56,6 +56,7 @@ class Host:
         self.abandoned = 0  # operations left to the kernel by tasks that were cancelled
         self.leaked = 0
         self.ended = False
+        self._ringless = False  # the last attempt to make a ring failed
         self._blocking = 0  # operations in kernel workers that may block them for long
 
     # -- the ring -------------------------------------------------------------------------------
@@ -73,9 +74,13 @@ class Host:
             self.ring = self._make_ring()
             self._watch(self.ring.eventfd)
         except OSError as error:
-            logger.warning("no ring for this event loop: %s; using threads", error)
+            # Each operation tries again: tell it once
+            level = logging.DEBUG if self._ringless else logging.WARNING
+            logger.log(level, "no ring for this event loop: %s; using threads", error)
+            self._ringless = True
             self.ring = None
             return False
+        self._ringless = False
         return True
 
     def _make_ring(self) -> Ring:

@@ -1,4 +1,5 @@
-"""Can this process have an io_uring?  One probe per process (again after a fork), on first use.
+"""Can this process have an io_uring?  One probe per process (again after a fork, and after a lack
+of memory or descriptors), on first use.
 
 Set-up, feature bits, opcode probe, eventfd, and one operation there and back: some seccomp
 profiles allow the first call and refuse the others.
@@ -41,13 +42,16 @@ class Verdict:
     opcodes: frozenset[int] = field(default=frozenset(), repr=False)
 
 
+# What a process runs into and gets out of again: not to be held against it for its whole life.
+PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+
 _verdict: tuple[int, Verdict] | None = None
 
 
 def probe() -> Verdict:
     """The verdict for this process."""
     global _verdict
-    if _verdict is None or _verdict[0] != os.getpid():
+    if _verdict is None or _verdict[0] != os.getpid() or _verdict[1].errno in PASSING:
         _verdict = (os.getpid(), _probe())
     return _verdict[1]
 
