@@ -126,7 +126,7 @@ def test_readall_of_pipe_cancelled_in_the_middle_loses_no_byte(tier: str) -> Non
         async with await anyio_uring.open_file(reader, "rb", 0) as file:
             os.write(writer, b"0123456789")
             task = asyncio.ensure_future(file.readall())
-            while _unread(reader):  # noqa: ASYNC110 (the kernel sets no event)
+            while _unread(reader):  # the kernel sets no event
                 await asyncio.sleep(0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
