@@ -49,6 +49,7 @@ from sqe cimport (
 )
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object)
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t newsize) except -1
     object PyWeakref_NewRef(object ob, object callback)
     PyObject *PyDict_GetItemWithError(object p, object key) except? NULL
@@ -993,6 +994,26 @@ def piece_operation(Handle handle, bytes whole, Py_ssize_t start, Py_ssize_t siz
 def new_bytes(Py_ssize_t size):
     """Bytes with no content yet, for `piece_operation`; show them to nobody before that."""
     return PyBytes_FromStringAndSize(NULL, size)
+
+
+def take_bytes(list box, Py_ssize_t size):
+    """Take the bytes out of a list of one, cut to `size` in place: a copy would take its time.
+
+    Nobody else may hold them, or else they are copied all the same.
+    """
+    cdef PyObject *data
+    cdef bytes result = box.pop()
+    if size >= PyBytes_GET_SIZE(result):
+        return result
+    if Py_REFCNT(result) > 1:
+        return result[:size]
+    data = <PyObject *>result
+    Py_INCREF(result)
+    result = None
+    _PyBytes_Resize(&data, size)
+    result = <bytes>data
+    Py_DECREF(result)
+    return result
 
 
 def readinto_operation(Handle handle, buffer, int64_t offset, bint exact, bint force_async):

@@ -37,6 +37,8 @@ CHUNK = 64 << 10
 # Streams and files of unknown size are read in growing steps.
 CHUNK_MIN = 64 << 10
 CHUNK_MAX = 1 << 20
+# More than this is put together in a thread: copying it takes milliseconds.
+JOIN_MAX = 4 << 20
 
 
 class ThreadOps:
@@ -95,6 +97,12 @@ class ThreadOps:
         except BaseException:
             errand.abandon()
             raise
+
+    async def join(self, chunks: list[bytes], limiter: CapacityLimiter | None) -> bytes:
+        """Put the parts of one read together without holding the loop up."""
+        if len(chunks) > 1 and sum(map(len, chunks)) > JOIN_MAX:
+            return await self.call(lambda: b"".join(chunks), limiter, len)
+        return b"".join(chunks)
 
     # -- jobs -----------------------------------------------------------------------------------
 
@@ -272,7 +280,9 @@ async def read_growing(ops: FileOps, job: Job, offset: int) -> bytes | None:
             under_way = True
             chunk = await ops.read(part, step, -1 if offset == -1 else offset + total)
             if not chunk:
-                return None if chunk is None and not chunks else b"".join(chunks)
+                if chunk is None and not chunks:
+                    return None
+                return await ops.join(chunks, job.limiter)
             chunks.append(chunk)
             total += len(chunk)
             if len(chunk) == step:

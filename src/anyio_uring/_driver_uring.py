@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _uring
-from ._driver_thread import CHUNK_MIN, ThreadOps, read_growing
+from ._driver_thread import CHUNK_MAX, CHUNK_MIN, ThreadOps, read_growing
 from ._errors import CLOSED, closed_error, os_error
 from ._handle import MISS
 from ._host import Host
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # the processors' copies and the device busy, little enough for others to get their turn.
 PIECE_BYTES = 512 << 10
 PIECES_MAX = 4
+# Up to this size a buffer may be too big for the file rather than ask for the file's size.
+CLIP_MIN = 16 << 20
 
 
 class UringOps:
@@ -105,7 +107,7 @@ class UringOps:
             if data is not None:
                 _call(job.done, len(data))
                 return data
-        if size > self.inline_max and handle.regular and offset >= 0:
+        if size > self.inline_max and _in_pieces(handle, offset):
             size = await self._clip(job, size, offset)
             if size > self.inline_max:
                 return await self._read_pieces(job, size, offset)
@@ -135,8 +137,18 @@ class UringOps:
             if data is not None and len(data) < wanted:
                 _call(job.done, len(data))
                 return data
-            if wanted > self.inline_max and handle.regular:
+            if wanted > self.inline_max and _in_pieces(handle, offset):
                 return await self._read_rest(job, wanted - 1, offset)
+        elif _in_pieces(handle, offset):
+            # The size is hearsay, if anything: ask for it only when the file is not small
+            part = job._replace(done=None)
+            first = await self.read(part, CHUNK_MIN, offset) or b""
+            if len(first) < CHUNK_MIN:
+                _call(job.done, len(first))
+                return first
+            size = await self.size(part) - offset
+            if size > self.inline_max:
+                return await self._read_rest(job, size, offset)
         return await read_growing(self, job, offset)
 
     async def _read_rest(self, job: Job, size: int, offset: int) -> bytes:
@@ -149,7 +161,7 @@ class UringOps:
                 chunks = [data]
                 while chunk := await self.read(rest, CHUNK_MIN, offset + sum(map(len, chunks))):
                     chunks.append(chunk)
-                data = b"".join(chunks) if len(chunks) > 1 else data
+                data = await self.join(chunks, job.limiter)
             moved = len(data)
             return data
         finally:
@@ -157,6 +169,8 @@ class UringOps:
 
     async def _clip(self, job: Job, size: int, offset: int) -> int:
         """Do not allocate gigabytes for a small file."""
+        if size <= CLIP_MIN and not job.handle.local:
+            return size  # asking takes a trip of its own there
         try:
             end = await self.size(job._replace(done=None))
         except BaseException:
@@ -184,10 +198,8 @@ class UringOps:
                 self._check_open(job)
             elif pieces.result < 0:
                 raise os_error(-pieces.result, job.name)
-            elif len(pieces.data) == pieces.moved:
-                return pieces.data
             else:
-                return pieces.data[: pieces.moved]
+                return pieces.take()
         data = await self.threads.read(job._replace(tried=True), size, offset)
         assert data is not None
         return data
@@ -199,21 +211,66 @@ class UringOps:
             if count != MISS:
                 _call(job.done, count)
                 return count
+        view = memoryview(buffer).cast("B")
+        if len(view) > CHUNK_MAX and handle.regular and not handle.direct:
+            return await self._readinto_parts(job, view, offset)
+        return await self._readinto_once(job, view, offset)
+
+    async def _readinto_once(self, job: Job, view: memoryview, offset: int) -> int | None:
         operation: Operation | None = None
+        handle = job.handle
         if self._ready(job):
-            big = memoryview(buffer).nbytes > self.inline_max
+            big = len(view) > self.inline_max
             operation = await self._run(
                 job,
-                lambda: _uring.readinto_operation(handle, buffer, offset, handle.seekable, big),
+                lambda: _uring.readinto_operation(handle, view, offset, handle.seekable, big),
                 _uring.Operation.bounced,
             )
         if operation is None:
-            return await self.threads.readinto(job._replace(tried=True), buffer, offset)
+            return await self.threads.readinto(job._replace(tried=True), view, offset)
         if operation.result == -errno.EAGAIN:
             return None
         if operation.result < 0 and not (operation.moved and offset == -1):
             raise operation.error(job.name)
         return operation.copy_out()
+
+    async def _readinto_parts(self, job: Job, view: memoryview, offset: int) -> int:
+        """A big buffer, part by part, since the loop's thread copies what a part has read."""
+        moved = 0
+        under_way = left = False
+
+        def part_done(count: int | None) -> None:
+            nonlocal under_way
+            under_way = False
+            if left:
+                _call(job.done, moved + (count or 0))
+
+        part = job._replace(done=part_done)
+        try:
+            while moved < len(view):
+                piece = view[moved : moved + CHUNK_MAX]
+                under_way = True
+                at = -1 if offset == -1 else offset + moved
+                count = await self._readinto_once(part, piece, at) or 0
+                moved += count
+                if count < len(piece):
+                    break
+        except OSError:
+            if not moved:
+                raise
+            # As read(2): the part before the error counts, the next call meets it
+        except BaseException:
+            if moved and offset == -1 and job.salvage is not None:
+                job.salvage(bytes(view[:moved]))
+            raise
+        finally:
+            left = True
+            if not under_way:
+                _call(job.done, moved)
+        return moved
+
+    async def join(self, chunks: list[bytes], limiter: CapacityLimiter | None) -> bytes:
+        return await self.threads.join(chunks, limiter)
 
     # -- everything else --------------------------------------------------------------------------
 
@@ -389,7 +446,7 @@ class _Pieces:
         self.size = size
         self.offset = offset
         self.settle = settle
-        self.data = _uring.new_bytes(size)
+        self._box = [_uring.new_bytes(size)]
         self.waiter: Any = None
         self.result = 0
         self.moved = 0
@@ -409,7 +466,9 @@ class _Pieces:
     def _start_next(self) -> None:
         start = self._next
         size = min(PIECE_BYTES, self.size - start)
-        operation = _uring.piece_operation(self.handle, self.data, start, size, self.offset + start)
+        operation = _uring.piece_operation(
+            self.handle, self._box[0], start, size, self.offset + start
+        )
         operation.when_done = lambda finished: self._piece_done(start, size, finished)
         self._next = start + size
         self._live[start] = operation
@@ -448,6 +507,10 @@ class _Pieces:
         if self.waiter is not None:
             self.host.awake(self)
 
+    def take(self) -> bytes:
+        """What has been read."""
+        return _uring.take_bytes(self._box, self.moved)
+
     def cancel(self, ring: Ring) -> None:
         self._stopping = self._asked = True
         for operation in list(self._live.values()):
@@ -457,6 +520,13 @@ class _Pieces:
         self._stopping = self._asked = True
         for operation in list(self._live.values()):
             ring.abandon(operation)
+
+
+def _in_pieces(handle: Handle, offset: int) -> bool:
+    """Whether a big read may be several side by side.  Not a direct one: it wants its memory and
+    its sizes aligned.
+    """
+    return handle.regular and offset >= 0 and not handle.direct
 
 
 def _call(done: Done | None, moved: int | None) -> None:

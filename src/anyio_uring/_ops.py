@@ -72,6 +72,9 @@ class FileOps(Protocol):
         of the part is returned and the error left for the next call, as write(2) does.
         """
 
+    async def join(self, chunks: list[bytes], limiter: CapacityLimiter | None) -> bytes:
+        """Put the parts of one read together without holding the loop up."""
+
     async def size(self, job: Job) -> int: ...
 
     async def seek(self, job: Job, offset: int, whence: int) -> int:

@@ -124,6 +124,8 @@ class RawFile(AsyncFile[bytes]):
         turn = await self._take_turn(runtime)
         try:
             while moved < limit:
+                if moved:
+                    await self._admit_next(runtime, chunks)
                 if handle.shared:
                     chunk = await self._read(runtime, turn, 1) or b""
                 else:
@@ -136,11 +138,21 @@ class RawFile(AsyncFile[bytes]):
                 moved += len(chunks[-1])
                 if end or not chunk:
                     break
+            line = await runtime.ops.join(chunks, self._limiter)
             if not handle.shared:
                 self._advance(moved)
-            return b"".join(chunks)
+            return line
         finally:
             turn.leave()
+
+    async def _admit_next(self, runtime: Runtime, chunks: list[bytes]) -> None:
+        """A long line takes its turns, too; if that is its end, its begin is not lost."""
+        try:
+            await runtime.gate.admit(len(chunks[-1]))
+        except BaseException:
+            if self._handle.shared:
+                self._salvage(b"".join(chunks))
+            raise
 
     async def pread(self, size: int, offset: int) -> bytes:
         """Read `size` bytes at `offset`, fewer only at the end of the file.
