@@ -37,8 +37,8 @@ from abi cimport (
 )
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
-    au_load_acquire, au_map, au_mincore_is_true, au_openat2, au_pread, au_preadv2, au_register,
-    au_resident, au_setup, au_statx_call,
+    au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_openat2, au_pread, au_preadv2,
+    au_register, au_resident, au_setup, au_statx_call,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish,
@@ -82,6 +82,7 @@ cdef extern from "fcntl.h" nogil:
     const int O_TRUNC
     const int O_ACCMODE
     const int O_RDONLY
+    const int SEEK_CUR
     const int SEEK_SET
 
 cdef extern from "sys/stat.h" nogil:
@@ -769,6 +770,7 @@ cdef class Operation:
     cdef Py_ssize_t size
     cdef readonly Py_ssize_t moved      # bytes transferred so far
     cdef int64_t offset
+    cdef int64_t before         # the kernel's offset before the transfer, if that is used
     cdef int fd
     cdef int flags
     cdef uint32_t mode
@@ -820,6 +822,8 @@ cdef class Operation:
     cdef void prepare(self, au_sqe *sqe) noexcept:
         cdef uint32_t size = <uint32_t>min(self.size - self.moved, <Py_ssize_t>_TRANSFER_MAX)
         cdef int64_t offset = -1 if self.offset == -1 else self.offset + self.moved
+        if self.at_kernel_offset():
+            self.before = au_lseek(self.fd, 0, SEEK_CUR)
         if self.opcode == AU_OP_READ:
             prep_read(sqe, self.fd, self.data + self.moved, size, offset)
         elif self.opcode == AU_OP_WRITE:
@@ -845,11 +849,13 @@ cdef class Operation:
             if res > 0:
                 self.moved += res
                 self.result = 0
+                self.move_on(res)
                 if self.exact and self.moved < self.size:
-                    if self.effect or not (self.abandoned or self.cancel_asked):
+                    if self.wanted():
                         return True
-                    # A read is given up, its bytes forgotten; a part of a write has happened.
-                    self.cancelled = self.opcode == AU_OP_READ
+                    # A part of a write has happened; a read is given up, its bytes forgotten.
+                    if self.opcode == AU_OP_READ:
+                        return self.give_up()
                 return False
             if res == 0:
                 self.result = 0     # EOF; a write of nothing is told by `moved`
@@ -861,20 +867,17 @@ cdef class Operation:
                 or res == -_ERESTARTNOINTR or res == -_ERESTARTNOHAND
                 or res == -_ERESTART_RESTARTBLOCK):
             if self.cancel_asked:
-                if self.moved and self.opcode == AU_OP_WRITE:
-                    self.result = 0
-                    return False
-                self.cancelled = True
-                self.result = -ECANCELED
-                return False
+                return self.give_up()
             if res != -ECANCELED:
-                return not self.abandoned or self.effect    # a signal: once more
+                return True if self.wanted() else self.give_up()    # a signal: once more
             # Nobody asked: no worker could be made (a pids limit).  Nothing has happened.
             self.refused = True
         elif res == -EAGAIN and not self.nonblocking():
+            if not self.wanted():
+                return self.give_up()
             if not self.force_async:
                 self.force_async = True
-                return not self.abandoned or self.effect
+                return True
             self.refused = True
         elif res == -ENOMEM and self.opcode == AU_OP_WRITE:
             # xfs, 6.0 to 6.14: a NOWAIT buffered write can fail for memory it could wait for
@@ -887,6 +890,42 @@ cdef class Operation:
         self.result = res
         return False
 
+    cdef bint wanted(self) noexcept:
+        """Whether it is to be started once more: a cancel that came too late asks only once."""
+        return self.effect or not (self.abandoned or self.cancel_asked)
+
+    cdef bint give_up(self) noexcept:
+        """Cancelled, and nothing has happened; but a part of a write to a stream has."""
+        if self.moved and self.opcode == AU_OP_WRITE:
+            self.result = 0
+            return False
+        self.cancelled = True
+        self.result = -ECANCELED
+        if self.moved and self.at_kernel_offset():
+            au_lseek(self.fd, -self.moved, SEEK_CUR)
+        return False
+
+    cdef bint at_kernel_offset(self) noexcept:
+        return self.offset == -1 and self.handle is not None and self.handle.seekable
+
+    cdef void move_on(self, int count) noexcept:
+        """The kernel's offset after a transfer of `count` bytes, where io_uring leaves it behind.
+
+        A transfer that completes asynchronously in the device (O_DIRECT, a FUSE server's direct
+        I/O) does not store the new offset (`kiocb_done` does, `io_complete_rw` does not; seen on
+        6.18).  Buffered I/O on local file systems never gets there.
+        """
+        cdef au_statx facts
+        if (not self.at_kernel_offset() or (self.handle.local and not self.handle.direct)
+                or au_lseek(self.fd, 0, SEEK_CUR) != self.before):
+            return
+        if self.opcode == AU_OP_WRITE and self.handle.append:
+            if au_statx_call(self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                             AU_STATX_BASIC_STATS, &facts) == 0:
+                au_lseek(self.fd, facts.stx_size, SEEK_SET)
+        else:
+            au_lseek(self.fd, self.before + count, SEEK_SET)
+
     cdef bint nonblocking(self) noexcept:
         return self.handle is not None and self.handle.nonblocking
 
@@ -894,6 +933,12 @@ cdef class Operation:
         if self.exported:
             self.exported = False
             PyBuffer_Release(&self.view)
+
+    cdef int check_done(self) except -1:
+        """What the kernel may still write to is shown to nobody."""
+        if self.state != _DONE:
+            raise RuntimeError("the operation is still in the kernel")
+        return 0
 
     def uses(self, Handle handle):
         return self.handle is handle
@@ -907,6 +952,7 @@ cdef class Operation:
     def take(self):
         """The bytes of a finished read (shorter than asked only at EOF or on a stream)."""
         cdef PyObject *data
+        self.check_done()
         result, self.buffer = self.buffer, None
         if result is None:
             return PyBytes_FromStringAndSize(<char *>self.scratch, self.moved)
@@ -921,21 +967,25 @@ cdef class Operation:
 
     def copy_out(self):
         """Give a finished read its destination: copies the bounce buffer, returns the count."""
+        self.check_done()
         memcpy(self.view.buf, self.scratch, self.moved)
         self.drop_view()
         return self.moved
 
     def bounced(self):
         """The bytes of a finished `readinto` whose destination is not wanted any more."""
+        self.check_done()
         return PyBytes_FromStringAndSize(<char *>self.scratch, self.moved)
 
     def claim(self):
         """The new descriptor of a finished open now belongs to the caller."""
+        self.check_done()
         self.claimed = True
         return self.result
 
     def statx(self):
         """(st_mode, blksize, size, fs_type, now, local) of a finished statx."""
+        self.check_done()
         return facts_tuple(self.fd, <au_statx *>self.scratch)
 
     def error(self, filename=None):
