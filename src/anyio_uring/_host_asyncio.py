@@ -118,7 +118,7 @@ class AsyncioHost(Host):
         except BaseException:
             self.abandon(unit)
             raise
-        if not unit.done:
+        while not unit.done:
             await self._wait_shielded(unit)
         if unit.cancelled:
             await checkpoint_if_cancelled()
@@ -126,19 +126,21 @@ class AsyncioHost(Host):
     async def _wait_shielded(self, unit: Unit) -> None:
         """A scope has cancelled, the kernel has been asked, and the completion is not there yet."""
         grace = math.inf if unit.effect else self.loop.time() + self.settings.cancel_grace
-        with CancelScope(shield=True, deadline=grace):
-            future = _Completion(loop=self.loop)
-            future.unit = unit
-            future.host = self
-            future.leave_at_once = True
-            unit.waiter = future
-            try:
+        try:
+            with CancelScope(shield=True, deadline=grace):
+                future = _Completion(loop=self.loop)
+                future.unit = unit
+                future.host = self
+                future.leave_at_once = True
+                unit.waiter = future
                 await future
-            except BaseException:
-                self.abandon(unit)
-                raise
-        if not unit.done:
-            await checkpoint_if_cancelled()
+            if not unit.done:
+                # The grace is over.  A scope that was shielded meanwhile raises nothing here, and
+                # the kernel still owns the buffer: then the wait begins again.
+                await checkpoint_if_cancelled()
+        except BaseException:
+            self.abandon(unit)
+            raise
 
     def awake(self, unit: Unit) -> None:
         future, unit.waiter = unit.waiter, None
