@@ -4,6 +4,9 @@ A test that takes the fixture `tiers` (or is marked with it) runs once for each 
 forces the tiers before the loop starts, and at the end looks at the statistics of every run: a
 tier that was not allowed must not have served anything.
 
+A test that makes sense in some cells only names them: ``@pytest.mark.tiers("ring", "auto")``,
+``@pytest.mark.hosts("asyncio", "uvloop")``.
+
 Where io_uring is expected (``ANYIO_URING_EXPECT=uring``, as in CI) and absent, the run fails.
 """
 
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -42,6 +45,8 @@ TIERS: dict[str, tuple[Any, ...]] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "tiers(*names): the columns of the matrix it runs in")
+    config.addinivalue_line("markers", "hosts(*names): the rows of the matrix it runs in")
     verdict = _probe.probe()
     if EXPECT == "uring" and not verdict.available:
         raise pytest.UsageError(f"io_uring is expected here: {verdict.reason}. {verdict.remedy}")
@@ -63,9 +68,17 @@ def pytest_report_header() -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "anyio_backend" in metafunc.fixturenames:
-        metafunc.parametrize("anyio_backend", HOSTS.values(), ids=HOSTS, indirect=True)
+        hosts = _chosen(metafunc, "hosts", HOSTS)
+        metafunc.parametrize(
+            "anyio_backend", [HOSTS[name] for name in hosts], ids=hosts, indirect=True
+        )
     if "tiers" in metafunc.fixturenames:
-        metafunc.parametrize("tiers", TIERS, indirect=True)
+        metafunc.parametrize("tiers", _chosen(metafunc, "tiers", TIERS), indirect=True)
+
+
+def _chosen(metafunc: pytest.Metafunc, marker: str, names: Iterable[str]) -> list[str]:
+    found = metafunc.definition.get_closest_marker(marker)
+    return [name for name in names if found is None or name in found.args]
 
 
 @pytest.fixture
