@@ -242,6 +242,10 @@ cdef class Meter:
         self.left -= self.cost_fixed + (size >> self.cost_shift)
         return True
 
+    def spend(self, Py_ssize_t size):
+        """Take the cost of bytes that were copied by an operation admitted without knowing them."""
+        self.left -= size >> self.cost_shift
+
     cdef void refund(self, Py_ssize_t size) noexcept:
         self.left += self.cost_fixed + (size >> self.cost_shift)
 

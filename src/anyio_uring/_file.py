@@ -291,6 +291,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         else:
             with CancelScope(shield=True):
                 await runtime.ops.close(self._job())
+                await runtime.gate.admit()
         if interrupted is not None and not runtime.host.by_scope(interrupted):
             raise interrupted
 

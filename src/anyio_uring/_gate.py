@@ -38,6 +38,11 @@ class Gate:
             await self.turn()
             meter.charge(size)
 
+    def spend(self, size: int) -> None:
+        """Charge for `size` bytes that an operation has copied, which were not known before."""
+        if self.meter is not None:
+            self.meter.spend(size)
+
     async def turn(self) -> None:
         """Wait for this task's turn, which comes with a full allowance."""
         waited = await self._line.acquire(self._host)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from _typeshed import OpenBinaryMode, OpenTextMode, StrOrBytesPath
 
 EISDIR = 21
+# Opening and closing again keeps the loop as long as copying so much.
+OPEN_COST_BYTES = 64 << 10
 # As `open_now` reports an error of the path walk
 WALK_ERROR_BASE = -4096
 
@@ -171,7 +173,7 @@ async def _from_path(
     runtime: Runtime, path: str | bytes, mode: Mode, limiter: CapacityLimiter | None
 ) -> AsyncFile[Any]:
     flags = mode.flags | getattr(os, "O_CLOEXEC", 0)
-    await runtime.gate.admit()
+    await runtime.gate.admit(OPEN_COST_BYTES)
     opened: Opened | None = None
     found = open_now(os.fsencode(path), flags, runtime.meter)
     if isinstance(found, tuple):

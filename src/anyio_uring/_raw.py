@@ -79,6 +79,7 @@ class RawFile(AsyncFile[bytes]):
         try:
             if not handle.shared:
                 data = await runtime.ops.read_to_end(self._job(), handle.position) or b""
+                runtime.gate.spend(len(data))
                 self._advance(len(data))
                 return data
             rest = await runtime.ops.read_to_end(self._step(turn), -1)
