@@ -19,8 +19,8 @@ from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memchr, memcpy, memmove, memset
 
 from abi cimport (
     AU_AT_EMPTY_PATH, AU_AT_STATX_DONT_SYNC, AU_ENTER_EXT_ARG, AU_ENTER_GETEVENTS,
@@ -125,6 +125,9 @@ cdef enum:
     _MISSES_MAX = 4
     _SKIP = 15
 
+    # Beyond this a position may exceed what a file system holds; the kernel is asked then.
+    POSITION_SAFE_MAX = 1 << 42
+
     # The kernel's own restart codes (include/linux/errno.h), seen when a cancel interrupts a
     # worker; never meant for users.
     _ERESTARTSYS = 512
@@ -190,6 +193,7 @@ cdef class Meter:
     cdef readonly int64_t left
     cdef int64_t budget
     cdef int64_t cost_fixed     # of one operation, in nanoseconds of the loop's time
+    cdef int64_t cost_buffered  # of one that finds its data in a file's buffer
     cdef int cost_shift         # bytes >> shift: nanoseconds to copy them
     cdef public Py_ssize_t inline_max
     cdef public bint enabled    # False: the now tier is switched off (a testing setting)
@@ -202,6 +206,7 @@ cdef class Meter:
         # ~90 cached reads of 4 KiB, or four of 256 KiB, between two turns of the loop
         self.budget = 160_000
         self.cost_fixed = 1_200
+        self.cost_buffered = 300
         self.cost_shift = 3     # 8 bytes per nanosecond
         self.left = self.budget
         self.inline_max = 256 << 10
@@ -222,7 +227,7 @@ cdef class Meter:
     def checkpoint_every(self, int64_t count):
         """Count operations instead of time: a turn of the loop after every `count` of them."""
         self.budget = count
-        self.cost_fixed = 1
+        self.cost_fixed = self.cost_buffered = 1
         self.cost_shift = 63
         self.left = 0
 
@@ -245,6 +250,13 @@ cdef class Meter:
     def spend(self, Py_ssize_t size):
         """Take the cost of bytes that were copied by an operation admitted without knowing them."""
         self.left -= size >> self.cost_shift
+
+    cdef bint admit_buffered(self, Py_ssize_t size) except -1:
+        """As `admit`, for an operation that makes no system call."""
+        if self.left <= 0 or not self.look():
+            return False
+        self.left -= self.cost_buffered + (size >> self.cost_shift)
+        return True
 
     cdef void refund(self, Py_ssize_t size) noexcept:
         self.left += self.cost_fixed + (size >> self.cost_shift)
@@ -564,12 +576,136 @@ cdef class Handle:
         return 0
 
 
+@cython.final
+cdef class Buffer:
+    """What a buffered file holds between its user and the kernel.
+
+    Either bytes that were read ahead or bytes that are still to be written, never both.  The
+    handle's position (or the kernel's own) is where the next transfer goes: behind what was read
+    ahead, or where the unwritten bytes begin.
+
+    :param size: of reads that fill it, and the most that it holds unwritten, in bytes
+    """
+
+    cdef readonly Py_ssize_t size
+    cdef bytes data                 # read ahead; `data[start:]` is unread
+    cdef Py_ssize_t start
+    cdef char *dirty                # `size` bytes, of which `pending` are unwritten
+    cdef readonly Py_ssize_t pending
+
+    def __cinit__(self, Py_ssize_t size):
+        if size < 1:
+            raise ValueError("buffer size must be positive")
+        self.size = size
+        self.data = b""
+
+    def __dealloc__(self):
+        free(self.dirty)
+
+    cdef inline Py_ssize_t ahead(self) noexcept:
+        return PyBytes_GET_SIZE(self.data) - self.start
+
+    @property
+    def unread(self):
+        """Bytes read ahead."""
+        return self.ahead()
+
+    cpdef bytes take(self, Py_ssize_t size):
+        """The next `size` bytes (or as many as there are)."""
+        if size > self.ahead():
+            size = self.ahead()
+        if size == PyBytes_GET_SIZE(self.data):
+            self.start = size
+            return self.data
+        result = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.data) + self.start, size)
+        self.start += size
+        return result
+
+    cdef Py_ssize_t line_end(self, Py_ssize_t limit) noexcept:
+        """The size of the next line, newline included, or -1 if its end is not here."""
+        cdef Py_ssize_t size = self.ahead()
+        cdef char *begin = PyBytes_AS_STRING(self.data) + self.start
+        cdef char *end
+        if 0 <= limit < size:
+            size = limit
+        end = <char *>memchr(begin, 10, size)
+        if end != NULL:
+            return end - begin + 1
+        return size if size == limit else -1
+
+    def take_line(self, Py_ssize_t limit):
+        """The next line, cut off after `limit` bytes if that is not negative; None if its end has
+        not been read yet."""
+        cdef Py_ssize_t size = self.line_end(limit)
+        return None if size < 0 else self.take(size)
+
+    def peek(self):
+        """What was read ahead, without taking it."""
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.data) + self.start, self.ahead())
+
+    def fill(self, bytes data not None):
+        """Bytes have been read: behind those that are still unread."""
+        if self.ahead() == 0:
+            self.data = data
+        else:
+            self.data = self.peek() + data
+        self.start = 0
+
+    def drop(self):
+        """Forget what was read ahead; returns how many bytes that were."""
+        cdef Py_ssize_t count = self.ahead()
+        self.data = b""
+        self.start = 0
+        return count
+
+    cpdef bint step(self, int64_t delta) except -1:
+        """Move within what has been read; False if that is not possible."""
+        if self.pending or not -self.start <= delta <= self.ahead():
+            return False
+        self.start += delta
+        return True
+
+    cpdef bint add(self, data) except -1:
+        """Take bytes to be written, if they fit and nothing is read ahead."""
+        cdef Py_buffer view
+        cdef bint fits
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            fits = view.len <= self.size - self.pending and self.ahead() == 0
+            if fits:
+                if self.dirty == NULL:
+                    self.dirty = <char *>malloc(self.size)
+                    if self.dirty == NULL:
+                        raise MemoryError
+                # What lies behind us can be read again, but is not ours to step back into
+                self.data = b""
+                self.start = 0
+                memcpy(self.dirty + self.pending, view.buf, view.len)
+                self.pending += view.len
+            return fits
+        finally:
+            PyBuffer_Release(&view)
+
+    def unwritten(self):
+        """A copy of the bytes still to be written, for the kernel."""
+        return PyBytes_FromStringAndSize(self.dirty, self.pending)
+
+    def written(self, Py_ssize_t count):
+        """The first `count` of them have been."""
+        if count > self.pending:
+            count = self.pending
+        if count > 0:
+            self.pending -= count
+            memmove(self.dirty, self.dirty + count, self.pending)
+
+
 cdef class HandleOwner:
     """The compiled part of a file object: where the hot path finds the handle without asking the
     interpreter (an attribute of a class with ``__getattr__``, as AnyIO's is, costs more than the
     whole check)."""
 
     cdef public Handle _handle
+    cdef public Buffer _buffer      # None in an unbuffered file
 
 
 def plain_attributes(cls):
@@ -587,13 +723,145 @@ def plain_attributes(cls):
 
 
 def pread_now(HandleOwner file, Py_ssize_t size, int64_t offset):
-    """`Handle.pread` of a file."""
+    """`Handle.pread` of a file that holds nothing unwritten."""
+    if file._buffer is not None and file._buffer.pending:
+        file._handle.tried = False
+        return None
     return file._handle.pread(size, offset)
 
 
 def read_now(HandleOwner file, Py_ssize_t size):
     """`Handle.read` of a file."""
     return file._handle.read(size)
+
+
+# The same for buffered files.  Each does all of its operation or nothing, and answers None then.
+
+cdef bint ready_to_read(HandleOwner file) noexcept:
+    cdef Handle handle = file._handle
+    return (handle.meter is not None and handle.fd >= 0 and not handle.closing
+            and handle.readable and not handle.busy and file._buffer.pending == 0)
+
+
+cdef bytes read_ahead(HandleOwner file, Py_ssize_t wanted):
+    """Cached bytes at the position, `wanted` or to the end of the file, or None.
+
+    The position moves behind them; the caller was admitted.
+    """
+    cdef Handle handle = file._handle
+    data = None
+    if not handle.shared and handle.seekable:
+        data = handle.bytes_now(wanted, handle.position)
+    if data is None:
+        handle.meter.refund(wanted)
+        return None
+    handle.position += PyBytes_GET_SIZE(data)
+    return <bytes>data
+
+
+def buffered_read_now(HandleOwner file, size):
+    """`size` bytes at the position, fewer only at the end of the file; or None."""
+    cdef Handle handle = file._handle
+    cdef Buffer buffer = file._buffer
+    cdef Py_ssize_t wanted, rest
+    cdef bytes data
+    if type(size) is not int:
+        return None
+    wanted = size
+    if wanted < 0 or not ready_to_read(file):
+        return None
+    rest = wanted - buffer.ahead()
+    if rest <= 0:
+        return buffer.take(wanted) if handle.meter.admit_buffered(wanted) else None
+    if wanted > handle.meter.inline_max or handle.shared or not handle.meter.admit(wanted):
+        return None
+    # In whole buffers, as `io`: where the next one begins can be seen
+    data = read_ahead(file, (rest + buffer.size - 1) // buffer.size * buffer.size)
+    if data is None:
+        return None
+    if buffer.ahead() == 0:
+        buffer.data = data
+        buffer.start = 0
+        return buffer.take(wanted)
+    result = buffer.take(wanted)
+    buffer.data = data
+    buffer.start = 0
+    return result + buffer.take(rest)
+
+
+def buffered_readline_now(HandleOwner file):
+    """The next line; or None."""
+    cdef Handle handle = file._handle
+    cdef Buffer buffer = file._buffer
+    cdef Py_ssize_t size
+    cdef bytes data
+    if not ready_to_read(file):
+        return None
+    size = buffer.line_end(-1)
+    if size >= 0:
+        return buffer.take(size) if handle.meter.admit_buffered(size) else None
+    if buffer.ahead() >= buffer.size or handle.shared or not handle.meter.admit(buffer.size):
+        return None
+    data = read_ahead(file, buffer.size)
+    if data is None:
+        return None
+    at_end = PyBytes_GET_SIZE(data) < buffer.size
+    buffer.fill(data)
+    size = buffer.line_end(-1)
+    if size < 0:
+        if not at_end:
+            return None     # a long line: what was read waits in the buffer
+        size = buffer.ahead()
+    return buffer.take(size)
+
+
+def buffered_write_now(HandleOwner file, data):
+    """Put bytes into the buffer: their number; or None if they do not fit."""
+    cdef Handle handle = file._handle
+    cdef Buffer buffer = file._buffer
+    cdef Py_ssize_t before = buffer.pending
+    if (handle.meter is None or handle.fd < 0 or handle.closing or not handle.writable
+            or handle.busy or buffer.ahead() or type(data) is unicode
+            or not handle.meter.admit_buffered(0) or not buffer.add(data)):
+        return None
+    return buffer.pending - before
+
+
+def buffered_seek_now(HandleOwner file, offset, whence):
+    """Move the position of a file that keeps it itself: the new position; or None."""
+    cdef Handle handle = file._handle
+    cdef Buffer buffer = file._buffer
+    cdef int64_t position
+    if (type(offset) is not int or type(whence) is not int or handle.meter is None
+            or handle.fd < 0 or handle.closing or handle.busy or handle.shared
+            or not handle.seekable or buffer.pending):
+        return None
+    position = handle.position - buffer.ahead()
+    if whence == 0:
+        if not 0 <= offset <= POSITION_SAFE_MAX:
+            return None
+        position = <int64_t>offset - position
+    elif whence == 1:
+        if not -position <= offset <= POSITION_SAFE_MAX:
+            return None
+        position = offset
+    else:
+        return None
+    if not handle.meter.admit_buffered(0):
+        return None
+    # From here on `position` is the distance
+    if not buffer.step(position):
+        handle.position += position - buffer.drop()
+    return handle.position - buffer.ahead()
+
+
+def buffered_tell_now(HandleOwner file):
+    """The position of a file that keeps it itself; or None."""
+    cdef Handle handle = file._handle
+    if (handle.meter is None or handle.fd < 0 or handle.closing or handle.busy or handle.shared
+            or not handle.seekable or not handle.meter.admit_buffered(0)):
+        return None
+    return handle.position - file._buffer.ahead() + file._buffer.pending
 
 
 # ---------------------------------------------------------------------------------------------

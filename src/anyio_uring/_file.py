@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 EINVAL, ESPIPE = 22, 29
 # Beyond this a position may exceed what the file system can hold; the kernel is asked then.
 SAFE_POSITION_MAX = 1 << 42
-LINE_CHUNK = 8192
 
 
 class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
@@ -111,6 +110,8 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         :raises ValueError: the file is closed
         """
         if self._wrapped is None:
+            self._check_closed()
+            self._flush_synchronously()
             fd = self.fileno()
             mode = self._mode.replace("x", "w") if "x" in self._mode else self._mode
             # "w" on a descriptor does not truncate: FileIO opens nothing
@@ -176,10 +177,11 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 
     def __del__(self) -> None:
         handle: Handle | None = getattr(self, "_handle", None)
-        if handle is None or handle.closed or not handle.closefd:
+        if handle is None or handle.closed:
             return
-        warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
-        self._close_synchronously(handle)
+        if handle.closefd:
+            warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self.close()
 
     # -- whole lines ------------------------------------------------------------------------------
 
@@ -190,7 +192,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         while line := await self.readline():
             lines.append(line)
             total += len(line)
-            if hint is not None and 0 < hint <= total:
+            if hint is not None and 0 < hint < total:
                 break
         return lines
 
@@ -243,13 +245,21 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
     def _share(self) -> None:
         """From now on others may move the kernel's offset: publish the position, then use that."""
         handle = self._handle
-        if not handle.shared and not handle.closing:
-            handle.shared = True
-            if handle.seekable:
-                os.lseek(handle.fd, handle.position, os.SEEK_SET)
+        if handle.seekable and not handle.busy:
+            self._publish()
+        handle.shared = True  # an operation under way publishes at its end
+
+    def _publish(self) -> None:
+        """Set the kernel's offset to the position."""
+        handle = self._handle
+        if not handle.shared:
+            os.lseek(handle.fd, handle.position, os.SEEK_SET)
+
+    def _flush_synchronously(self) -> None:
+        """Hand the kernel what is unwritten; it may block."""
 
     def _advance(self, moved: int | None) -> None:
-        """An operation that began at `handle.position` has moved it."""
+        """An operation that began at `handle.position` (not at the kernel's) has moved it."""
         handle = self._handle
         handle.position += moved or 0
         if handle.shared and handle.seekable and not handle.closed:
@@ -282,8 +292,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         if handle.closed:
             return
         runtime = current_runtime()
-        handle.closing = True
-        self._retire_wrapped()
+        self._retire()
         handle.meter = runtime.meter
         interrupted = await self._wait_idle(runtime) if handle.inflight else None
         if handle.inflight:
@@ -328,25 +337,25 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         :raises OSError: what close(2) reports
         """
         handle = self._handle
-        if not handle.closed:
-            self._retire_wrapped()
-            self._close_synchronously(handle)
-
-    @staticmethod
-    def _close_synchronously(handle: Handle) -> None:
-        handle.closing = True
-        if handle.inflight:
-            _close_when_idle(handle)
+        if handle.closed:
             return
-        fd = handle.release()
-        if handle.closefd:
-            os.close(fd)
+        try:
+            self._flush_synchronously()
+        finally:
+            self._retire()
+            if handle.inflight:
+                _close_when_idle(handle)
+            else:
+                fd = handle.release()
+                if handle.closefd:
+                    os.close(fd)
 
-    def _retire_wrapped(self) -> None:
-        """Publish the position if the descriptor stays open; end the synchronous view."""
+    def _retire(self) -> None:
+        """No operation begins from now on; a descriptor that stays open is where we are."""
         handle = self._handle
-        if not handle.closefd and handle.seekable and not handle.shared:
-            os.lseek(handle.fd, handle.position, os.SEEK_SET)
+        if not handle.closefd and handle.seekable and not handle.busy:
+            self._publish()
+        handle.closing = True
         if self._wrapped is not None:
             self._wrapped.close()
 
@@ -422,3 +431,32 @@ def _close_when_idle(handle: Handle) -> None:
             os.close(fd)
 
     handle.when_idle = close
+
+
+def as_writable(buffer: Any, function: str) -> memoryview:
+    """The bytes of a buffer to be read into."""
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        view = memoryview(b"")
+    if view.readonly:
+        raise TypeError(
+            f"{function}() argument must be read-write bytes-like object, "
+            f"not {type(buffer).__name__}"
+        )
+    return _as_bytes(view)
+
+
+def as_readable(data: Any) -> memoryview:
+    """The bytes of a buffer to be written."""
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"a bytes-like object is required, not {type(data).__name__!r}") from None
+    return _as_bytes(view)
+
+
+def _as_bytes(view: memoryview) -> memoryview:
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())

@@ -143,6 +143,7 @@ class PortableHandleOwner:
     """What a file object has of its handle without the compiled core."""
 
     _handle: PortableHandle
+    _buffer: Any
 
 
 def _pread_portably(file: PortableHandleOwner, size: int, offset: int) -> bytes | None:

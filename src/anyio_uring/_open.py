@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from anyio import CapacityLimiter
 
-from ._errors import os_error
+from ._buffered import BufferedFile
+from ._errors import os_error, unsupported
 from ._file import AsyncFile
 from ._handle import Handle, fd_facts, open_now
 from ._modes import Mode, parse_mode
@@ -88,15 +90,15 @@ async def open_file(
 ) -> AsyncFile[Any]:
     """Open a file without making the event loop wait for a disk.
 
-    The arguments are those of :func:`open`.  In this version `mode` must be binary and `buffering`
-    0; the other forms are the next to come.
+    The arguments are those of :func:`open`.  In this version `mode` must be binary; text is the
+    next to come.
 
     :param file: a path, or a file descriptor, whose offset then stays in step with the file
     :param limiter: for the worker threads this file may need; operations on the ring are bounded
         by ``Settings.inflight_max``
     :raises OSError: as :func:`open`, with errno and file name
     :raises ValueError: arguments that do not go together
-    :raises NotImplementedError: a text mode, or a `buffering` other than 0
+    :raises NotImplementedError: a text mode
     :raises anyio.NoEventLoopError: outside of a run
 
     >>> import anyio, anyio_uring
@@ -109,12 +111,12 @@ async def open_file(
     parsed = _check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     runtime = current_runtime()
     if isinstance(file, int):
-        return await _from_descriptor(runtime, file, parsed, closefd, limiter)
+        return await _from_descriptor(runtime, file, parsed, closefd, limiter, buffering)
     path = os.fspath(file)
     sys.audit("open", path, parsed.raw_name, parsed.flags)
     if opener is not None:
-        return await _from_opener(runtime, path, parsed, opener, limiter)
-    return await _from_path(runtime, path, parsed, limiter)
+        return await _from_opener(runtime, path, parsed, opener, limiter, buffering)
+    return await _from_path(runtime, path, parsed, limiter, buffering)
 
 
 def _check_arguments(
@@ -161,16 +163,19 @@ def _check_arguments(
             raise ValueError("Cannot use closefd=False with file name")
         if ("\0" if isinstance(file, str) else b"\0") in file:
             raise ValueError("embedded null byte")
-    if not parsed.binary or buffering != 0:
+    if not parsed.binary:
         raise NotImplementedError(
-            "this version opens files in binary mode with buffering=0 only; buffered files come "
-            "with the next release, text after it"
+            "this version opens files in binary modes only; text comes with the next release"
         )
     return parsed
 
 
 async def _from_path(
-    runtime: Runtime, path: str | bytes, mode: Mode, limiter: CapacityLimiter | None
+    runtime: Runtime,
+    path: str | bytes,
+    mode: Mode,
+    limiter: CapacityLimiter | None,
+    buffering: int,
 ) -> AsyncFile[Any]:
     flags = mode.flags | getattr(os, "O_CLOEXEC", 0)
     await runtime.gate.admit(OPEN_COST_BYTES)
@@ -183,7 +188,7 @@ async def _from_path(
     if opened is None:
         opened = await runtime.ops.open(path, flags, 0o666, limiter)
     return await _finish(
-        runtime, opened, flags, path, mode, True, limiter, exclusive=not mode.appending
+        runtime, opened, flags, path, mode, True, limiter, buffering, exclusive=not mode.appending
     )
 
 
@@ -193,6 +198,7 @@ async def _from_opener(
     mode: Mode,
     opener: Callable[[str, int], int],
     limiter: CapacityLimiter | None,
+    buffering: int,
 ) -> AsyncFile[Any]:
     """The opener is the user's own, blocking code: it runs in a thread."""
     flags = mode.flags | getattr(os, "O_CLOEXEC", 0)
@@ -216,12 +222,18 @@ async def _from_opener(
         mode,
         True,
         limiter,
+        buffering,
         exclusive=False,
     )
 
 
 async def _from_descriptor(
-    runtime: Runtime, fd: int, mode: Mode, closefd: bool, limiter: CapacityLimiter | None
+    runtime: Runtime,
+    fd: int,
+    mode: Mode,
+    closefd: bool,
+    limiter: CapacityLimiter | None,
+    buffering: int,
 ) -> AsyncFile[Any]:
     await runtime.gate.admit()
     sys.audit("open", fd, mode.raw_name, mode.flags)
@@ -237,6 +249,7 @@ async def _from_descriptor(
         mode,
         closefd,
         limiter,
+        buffering,
         exclusive=False,
     )
 
@@ -258,6 +271,7 @@ async def _finish(
     mode: Mode,
     closefd: bool,
     limiter: CapacityLimiter | None,
+    buffering: int,
     *,
     exclusive: bool,
 ) -> AsyncFile[Any]:
@@ -272,11 +286,25 @@ async def _finish(
     )
     handle.meter = runtime.meter
     handle.shared = not exclusive or not handle.seekable
-    file = RawFile(handle, name, mode.raw_name, limiter)
-    if mode.appending:
-        try:
+    file: AsyncFile[Any]
+    if buffering == 0:
+        file = RawFile(handle, name, mode.raw_name, limiter)
+    else:
+        size = buffering if buffering > 1 else default_buffer_size(blksize)
+        file = BufferedFile(handle, name, mode.raw_name, limiter, size)
+    try:
+        if mode.updating and buffering != 0 and not file.seekable():
+            raise unsupported("File or stream is not seekable.")
+        if mode.appending:
             await file._seek_to_end(runtime)
-        except BaseException:
-            file.close()
-            raise
+    except BaseException:
+        file.close()
+        raise
     return file
+
+
+def default_buffer_size(blksize: int) -> int:
+    """The buffer's size in bytes where none is asked for, as ``builtins.open`` chooses it."""
+    if sys.version_info >= (3, 14):
+        return max(min(blksize, 8 << 20), io.DEFAULT_BUFFER_SIZE)
+    return blksize if blksize > 1 else io.DEFAULT_BUFFER_SIZE

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ._errors import CLOSED, NOT_WRITABLE, os_error, unsupported
-from ._file import EINVAL, AsyncFile
+from ._file import EINVAL, SAFE_POSITION_MAX, AsyncFile, as_readable, as_writable
 from ._handle import plain_attributes, pread_now, read_now
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ._line import Turn
     from ._runtime import Runtime
 
-# Beyond this a position may exceed what the file system can hold; the kernel is asked then.
-SAFE_POSITION_MAX = 1 << 42
 LINE_CHUNK = 8192
 
 
@@ -94,7 +92,7 @@ class RawFile(AsyncFile[bytes]):
 
         :raises TypeError: the buffer is read-only or not contiguous
         """
-        view = _writable(b, "readinto")
+        view = as_writable(b, "readinto")
         runtime = await self._begin(view.nbytes)
         self._check_readable()
         handle = self._handle
@@ -117,6 +115,8 @@ class RawFile(AsyncFile[bytes]):
         what is behind the newline is somebody else's.
         """
         limit = sys.maxsize if size is None or size < 0 else size
+        if limit == 0 and not self._handle.readable:
+            return b""  # as `io`, which reads nothing then, and so finds nothing wrong
         runtime = await self._begin(0)
         self._check_readable()
         handle = self._handle
@@ -180,7 +180,7 @@ class RawFile(AsyncFile[bytes]):
 
         :raises TypeError: the buffer is read-only or not contiguous; otherwise as `pread`
         """
-        view = _writable(buffer, "preadinto")
+        view = as_writable(buffer, "preadinto")
         runtime = await self._begin(view.nbytes)
         self._check_positional(offset)
         self._check_readable()
@@ -199,7 +199,7 @@ class RawFile(AsyncFile[bytes]):
         :raises ValueError: the file is closed
         :raises OSError: ENOSPC, EFBIG, EPIPE, EIO, and whatever else write(2) reports
         """
-        view = _readable(b)
+        view = as_readable(b)
         runtime = await self._begin(view.nbytes)
         if not self._handle.writable:
             raise unsupported(NOT_WRITABLE)
@@ -222,7 +222,7 @@ class RawFile(AsyncFile[bytes]):
         :raises OSError: ESPIPE on a stream, EINVAL for a negative offset, and pwrite(2)'s; a part
             may have been written
         """
-        view = _readable(data)
+        view = as_readable(data)
         runtime = await self._begin(view.nbytes)
         self._check_positional(offset)
         handle = self._handle
@@ -313,31 +313,3 @@ class RawFile(AsyncFile[bytes]):
 
 
 plain_attributes(RawFile)
-
-
-def _writable(buffer: Any, function: str) -> memoryview:
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        raise TypeError(
-            f"{function}() argument must be read-write bytes-like object, "
-            f"not {type(buffer).__name__}"
-        ) from None
-    if view.readonly:
-        raise TypeError(
-            f"{function}() argument must be read-write bytes-like object, "
-            f"not {type(buffer).__name__}"
-        )
-    if not view.c_contiguous:
-        raise BufferError("memoryview: underlying buffer is not C-contiguous")
-    return view
-
-
-def _readable(data: Any) -> memoryview:
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise TypeError(f"a bytes-like object is required, not {type(data).__name__!r}") from None
-    if not view.c_contiguous:
-        raise BufferError("memoryview: underlying buffer is not C-contiguous")
-    return view

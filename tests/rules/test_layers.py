@@ -14,11 +14,11 @@ import pytest
 
 LAYERS = {
     0: "_modes _errors _settings _mounts _private",
-    1: "_ops _host _handle _line _probe",
+    1: "_ops _host _handle _line _probe _buffer",
     2: "_gate _driver_uring _driver_thread",
     3: "_host_asyncio _host_trio",
     4: "_runtime _info",
-    5: "_file _raw",
+    5: "_file _raw _buffered",
     6: "_open",
     7: "__init__ __main__ _doctor testing",
 }
