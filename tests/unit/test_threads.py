@@ -23,7 +23,9 @@ async def test_ring_needs_no_thread(
     start = threading.Thread.start
 
     def start_and_tell(thread: threading.Thread) -> None:
-        started.append(thread.name)
+        # AnyIO's test runner is Trio's host, which waits for the guest's I/O in a thread
+        if not thread.name.startswith("Trio thread"):
+            started.append(thread.name)
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_and_tell)
