@@ -38,7 +38,7 @@ from abi cimport (
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
     au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_openat2, au_pread, au_preadv2,
-    au_register, au_resident, au_setup, au_statx_call,
+    au_register, au_resident, au_setup, au_statx_call, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish,
@@ -403,6 +403,17 @@ cdef class Handle:
         """After fork, in the child: the operations in flight are the parent's."""
         self.inflight = 0
         self.busy = False
+        self.when_idle = None
+
+    def call_when_idle(self, callback):
+        """Have `callback` called by the last operation that leaves; False if there is none.
+
+        One step, since that operation may leave in another thread.
+        """
+        if self.inflight == 0:
+            return False
+        self.when_idle = callback
+        return True
 
     def join(self):
         """Somebody uses the descriptor; it is not closed meanwhile."""
@@ -1056,7 +1067,8 @@ cdef class Operation:
     cdef readonly bint abandoned        # nobody waits any more
     cdef readonly bint refused          # the ring could not do it; a thread may
     cdef bint claimed                   # its result has an owner
-    cdef bint leaked
+    cdef bint leaked                    # no completion will come: its memory is the kernel's
+    cdef bint left                      # has left its file
     cdef uint32_t slot, generation
     cdef readonly int result            # count or 0, or -errno
     cdef public object waiter           # the host's: whom to wake
@@ -1072,6 +1084,10 @@ cdef class Operation:
         if self.exported:
             PyBuffer_Release(&self.view)
         free(self.scratch)
+        if (self.opcode == AU_OP_OPENAT and self.state == _DONE and self.result >= 0
+                and not self.claimed):
+            # Whoever asked was torn away (an interrupt) between the completion and `claim`.
+            au_close(self.result)
 
     @property
     def done(self):
@@ -1132,6 +1148,7 @@ cdef class Operation:
             if res == 0:
                 self.result = 0     # EOF; a write of nothing is told by `moved`
                 return False
+        self.result = res
         if res == -EINTR and self.opcode == AU_OP_CLOSE:
             self.result = 0         # the descriptor is gone all the same: never again
             return False
@@ -1159,7 +1176,11 @@ cdef class Operation:
             self.refused = True
         elif res == -EINVAL and self.opcode == AU_OP_FTRUNCATE:
             self.refused = True     # let ftruncate(2) decide: the argument, or the opcode
-        self.result = res
+        if self.moved and self.refused and self.offset != -1:
+            self.moved = 0          # a thread does all of it again, to the same effect
+        elif self.moved and (self.refused or self.opcode == AU_OP_READ):
+            self.refused = False
+            self.result = 0         # the part counts, as in read(2); the next call meets the error
         return False
 
     cdef bint wanted(self) noexcept:
@@ -1208,7 +1229,7 @@ cdef class Operation:
 
     cdef int check_done(self) except -1:
         """What the kernel may still write to is shown to nobody."""
-        if self.state != _DONE:
+        if self.state != _DONE or self.leaked:
             raise RuntimeError("the operation is still in the kernel")
         return 0
 
@@ -1240,7 +1261,10 @@ cdef class Operation:
     def copy_out(self):
         """Give a finished read its destination: copies the bounce buffer, returns the count."""
         self.check_done()
-        memcpy(self.view.buf, self.scratch, self.moved)
+        if self.moved:
+            if not self.exported:
+                raise RuntimeError("the destination has been given back")
+            memcpy(self.view.buf, self.scratch, self.moved)
         self.drop_view()
         return self.moved
 
@@ -1453,6 +1477,7 @@ cdef class Ring:
     cdef readonly uint32_t setup_flags
     cdef readonly uint32_t features
     cdef readonly unsigned long thread
+    cdef uint64_t owner             # the same, by a number that no later thread gets
     cdef object backlog             # started by the user, no slot yet
     cdef list finished              # done, not handed out yet
     cdef PyObject **slots           # counted references to the operations in the kernel
@@ -1486,6 +1511,7 @@ cdef class Ring:
         self.counts = {}
         self.inflight_max = inflight_max
         self.thread = PyThread_get_thread_ident()
+        self.owner = au_thread()
         # Every operation and one cancel for each can complete without anybody reaping.
         cq_entries = max(2 * inflight_max, 2 * entries)
         while True:
@@ -1596,6 +1622,11 @@ cdef class Ring:
         return self.fd < 0
 
     @property
+    def here(self):
+        """Whether this is the thread that made the ring (`thread` is used again after its end)."""
+        return self.owner == au_thread()
+
+    @property
     def idle(self):
         """Nothing in the kernel, nothing waiting to go there, nothing to hand out."""
         return self.inflight == 0 and not self.backlog and not self.finished
@@ -1652,13 +1683,17 @@ cdef class Ring:
             raise RuntimeError("operation started twice")
         if self.fd < 0:
             raise RuntimeError("ring is closed")
+        operation.state = _QUEUED
+        try:
+            if self.backlog or not self.push(operation):
+                self.backlog.append(operation)
+        except BaseException:
+            operation.state = _NEW
+            raise
         if operation.handle is not None:
             operation.handle.inflight += 1
         self.submitted += 1
         self.counts[operation.opcode] = self.counts.get(operation.opcode, 0) + 1
-        operation.state = _QUEUED
-        if self.backlog or not self.push(operation):
-            self.backlog.append(operation)
 
     cdef bint push(self, Operation operation) except -1:
         """Write the entry of an operation; False when a slot or the queue is lacking."""
@@ -1704,15 +1739,26 @@ cdef class Ring:
         operation that may have an effect, and for one that is done.
         """
         cdef au_sqe *sqe
-        if operation.cancel_asked or operation.state == _DONE:
+        if operation.cancel_asked or operation.state == _DONE or self.fd < 0:
             return
-        if operation.state == _QUEUED and operation in self.backlog:
+        if operation.state == _QUEUED:
+            # A descriptor that waits to be closed would be lost
+            if operation.opcode != AU_OP_CLOSE and operation in self.backlog:
+                self.backlog.remove(operation)
+                operation.cancel_asked = True
+                operation.give_up()
+                self.finish(operation)
+            return
+        if (operation.state != _STARTED or operation.effect
+                or self.slots[operation.slot] != <PyObject *>operation):
+            return
+        if self.backlog and operation in self.backlog:
+            # Between two parts, or before a second try: the kernel has nothing to cancel
             self.backlog.remove(operation)
-            operation.cancel_asked = operation.cancelled = True
-            operation.result = -ECANCELED
+            operation.cancel_asked = True
+            operation.give_up()
+            self.vacate(operation)
             self.finish(operation)
-            return
-        if operation.state != _STARTED or operation.effect:
             return
         sqe = self.next_entry()
         if sqe == NULL:
@@ -1822,21 +1868,30 @@ cdef class Ring:
             if not self.push(operation):
                 self.backlog.appendleft(operation)
             return 0
+        self.vacate(operation)
+        self.finish(operation)
+        return 0
+
+    cdef int vacate(self, Operation operation) except -1:
+        """The kernel has done with an operation: free its slot."""
+        cdef uint32_t slot = operation.slot
         self.slots[slot] = NULL
-        self.generations[slot] = (generation + 1) & GENERATION_MASK
+        self.generations[slot] = (operation.generation + 1) & GENERATION_MASK
         self.free_slots[self.free_count] = slot
         self.free_count += 1
         self.inflight -= 1
-        Py_DECREF(operation)        # the kernel's reference; `operation` holds our own
-        self.finish(operation)
+        Py_DECREF(operation)        # the kernel's reference; the caller holds another
         return 0
 
     cdef int finish(self, Operation operation) except -1:
         operation.state = _DONE
-        if operation.opcode != AU_OP_READ or operation.abandoned:
-            operation.drop_view()
+        if (operation.opcode != AU_OP_READ or operation.abandoned or operation.cancelled
+                or operation.moved == 0):
+            operation.drop_view()       # nothing to be copied out
         if operation.abandoned:
             self.close_orphan(operation)
+            if operation.opcode == AU_OP_CLOSE and operation.refused:
+                au_close(operation.fd)  # nobody else knows the descriptor any more
         self.finished.append(operation)
         return 0
 
@@ -1851,12 +1906,20 @@ cdef class Ring:
         if not self.finished:
             return NOTHING
         batch, self.finished = self.finished, []
-        for operation in batch:
-            if operation.handle is not None:
-                operation.handle.leave()
-            if operation.when_done is not None:
-                callback, operation.when_done = operation.when_done, None
-                callback(operation)
+        try:
+            for operation in batch:
+                if operation.handle is not None and not operation.left:
+                    operation.left = True
+                    operation.handle.leave()
+                if operation.when_done is not None:
+                    callback, operation.when_done = operation.when_done, None
+                    callback(operation)
+        except BaseException:
+            # A KeyboardInterrupt, say.  The rest, and all the waking, in the next turn.
+            self.finished = batch + self.finished
+            if self.fd >= 0:
+                au_eventfd_signal(self.eventfd)
+            raise
         return batch
 
     def submit(self):
@@ -1875,6 +1938,9 @@ cdef class Ring:
             result = self.enter(0, 0)
             if result == -EAGAIN or result == -EBUSY:
                 au_eventfd_signal(self.eventfd)
+        if self.finished:
+            # Cancelled before they reached the kernel, which will not tell of them
+            au_eventfd_signal(self.eventfd)
 
     def wake(self):
         """The eventfd was readable: run what the kernel has for us; the finished operations."""
@@ -1943,7 +2009,7 @@ cdef class Ring:
     cdef int check_thread(self) except -1:
         if self.fd < 0:
             raise RuntimeError("ring is closed")
-        if PyThread_get_thread_ident() != self.thread:
+        if self.owner != au_thread():
             raise RuntimeError("ring used outside the thread that made it")
         return 0
 
@@ -1963,32 +2029,46 @@ cdef class Ring:
         """Give up on what is still in the kernel: close the ring, keep every buffer for good.
 
         Closing the ring's descriptor does not stop the kernel's writes at once, so nothing it
-        may touch is ever freed.  Returns the number of operations left behind.
+        may touch is ever freed.  For everybody else the operations are over (`collect`): those
+        without effect count as cancelled; of the others nobody can tell, and they fail with
+        ECANCELED.  Their files can be closed: an operation that runs holds its file by itself.
+
+        :returns: the number of operations left behind
         """
         cdef uint32_t slot, count = 0
         cdef Operation operation
-        cdef list left = list(self.backlog)
+        if self.fd < 0:
+            return 0
+        for operation in self.backlog:
+            if operation.state == _QUEUED:
+                operation.drop_view()
+                if operation.opcode == AU_OP_CLOSE:
+                    au_close(operation.fd)
+                self.strand(operation, operation.opcode != AU_OP_CLOSE)
         self.backlog.clear()
         for slot in range(self.inflight_max):
             if self.slots[slot] != NULL:
                 operation = <Operation>self.slots[slot]
-                operation.leaked = True
                 self.slots[slot] = NULL     # its counted reference stays, on purpose
+                operation.leaked = True
+                self.strand(operation, not operation.effect)
                 count += 1
-                left.append(operation)
         self.inflight = 0
         self.unmap()
         self.close_fds()
-        for operation in left:
-            # No completion will come: whoever counts on one hears now that nothing is known to
-            # have moved.  Its file keeps it as in flight, and so is never closed under it.
-            operation.abandoned = operation.cancelled = True
-            operation.result = -ECANCELED
-            operation.waiter = None
-            if operation.when_done is not None:
-                callback, operation.when_done = operation.when_done, None
-                callback(operation)
         return count
+
+    cdef int strand(self, Operation operation, bint cancelled) except -1:
+        operation.state = _DONE
+        operation.cancelled = cancelled
+        operation.result = -ECANCELED
+        operation.moved = 0
+        self.finished.append(operation)
+        return 0
+
+    def collect(self):
+        """The operations that have finished, without a look at the kernel (after `leak`)."""
+        return self.hand_out()
 
     def forget(self):
         """After fork, in the child: drop the parent's ring without touching its memory.
@@ -2006,13 +2086,15 @@ cdef class Ring:
             if self.slots[slot] != NULL:
                 operation = <Operation>self.slots[slot]
                 self.slots[slot] = NULL
-                operation.state = _DONE
-                operation.cancelled = True
-                operation.result = -ECANCELED
-                if operation.handle is not None:
-                    operation.handle.forget_operations()
-                operation.waiter = operation.when_done = None
+                self.strand(operation, True)
                 Py_DECREF(operation)
+        for operation in self.backlog:
+            if operation.state == _QUEUED:
+                self.strand(operation, True)
+        for operation in self.finished:
+            operation.waiter = operation.when_done = None
+            if operation.handle is not None:
+                operation.handle.forget_operations()
         self.backlog.clear()
         self.finished = []
         self.inflight = self.cancels = 0

@@ -145,6 +145,18 @@ static inline int au_mincore_is_true(int fd, uint32_t owner)
            || syscall(SYS_faccessat2, fd, "", W_OK, AT_EACCESS | AT_EMPTY_PATH) == 0;
 }
 
+/* A number for this thread that no other ever gets.  What Python and pthreads call a thread's
+ * identity is used again as soon as it has ended, and the kernel refuses the second thread the ring
+ * of the first (EEXIST). */
+static inline uint64_t au_thread(void)
+{
+    static uint64_t last;
+    static __thread uint64_t mine;
+    if (mine == 0)
+        mine = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+    return mine;
+}
+
 /* Orders the reading of a CQE after the reading of the tail that covers it (and, for the SQ
  * flags, our view of the CQ after the kernel's store of the flag). */
 static inline uint32_t au_load_acquire(const uint32_t *p)

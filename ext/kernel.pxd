@@ -23,5 +23,6 @@ cdef extern from "kernel.h" nogil:
     void *au_map(int fd, size_t size, uint64_t offset)
     bint au_mincore_is_true(int fd, uint32_t owner)
     long au_resident(int fd, int64_t offset, size_t size)
+    uint64_t au_thread()
     uint32_t au_load_acquire(const uint32_t *p)
     void au_store_release(uint32_t *p, uint32_t value)

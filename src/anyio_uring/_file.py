@@ -17,6 +17,7 @@ and reads, if nothing has to be waited for.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
 import warnings
@@ -37,6 +38,8 @@ from ._runtime import Runtime, current_runtime
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
     from anyio import CapacityLimiter
+
+logger = logging.getLogger("anyio_uring")
 
 EINVAL, ESPIPE = 22, 29
 # Beyond this a position may exceed what the file system can hold; the kernel is asked then.
@@ -295,9 +298,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         self._retire()
         handle.meter = runtime.meter
         interrupted = await self._wait_idle(runtime) if handle.inflight else None
-        if handle.inflight:
-            _close_when_idle(handle)
-        else:
+        if not _close_when_idle(handle):
             with CancelScope(shield=True):
                 await runtime.ops.close(self._job())
                 await runtime.gate.admit()
@@ -316,7 +317,8 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         scope: Any = nullcontext()
         while handle.inflight:
             waiter = host.waiter()
-            handle.when_idle = partial(host.wake, waiter)
+            if not handle.call_when_idle(partial(host.wake, waiter)):
+                break
             try:
                 with scope:
                     await host.park(waiter)
@@ -343,9 +345,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             self._flush_synchronously()
         finally:
             self._retire()
-            if handle.inflight:
-                _close_when_idle(handle)
-            else:
+            if not _close_when_idle(handle):
                 fd = handle.release()
                 if handle.closefd:
                     os.close(fd)
@@ -422,15 +422,18 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 plain_attributes(AsyncFile)
 
 
-def _close_when_idle(handle: Handle) -> None:
-    """The last operation in the kernel closes; the handle keeps itself alive until then."""
+def _close_when_idle(handle: Handle) -> bool:
+    """The last operation under way closes, and keeps the handle alive; False if there is none."""
 
     def close() -> None:
         fd = handle.release()
         if handle.closefd:
-            os.close(fd)
+            try:
+                os.close(fd)
+            except OSError:  # nobody is there to hear it, and others wait for their completions
+                logger.exception("closing a file that nobody waits for failed")
 
-    handle.when_idle = close
+    return handle.call_when_idle(close)
 
 
 def as_writable(buffer: Any, function: str) -> memoryview:

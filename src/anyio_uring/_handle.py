@@ -120,6 +120,13 @@ class PortableHandle:
             callback, self.when_idle = self.when_idle, None
         callback()
 
+    def call_when_idle(self, callback: Callable[[], object]) -> bool:
+        with self._mutex:
+            if self.inflight == 0:
+                return False
+            self.when_idle = callback
+            return True
+
     def pread(self, size: int, offset: int) -> bytes | None:
         return None
 
