@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import warnings
 import weakref
@@ -64,7 +63,7 @@ class Host:
     def ready(self) -> bool:
         """Whether the ring can take an operation now; makes it if need be."""
         ring = self.ring
-        if ring is not None and not ring.closed and ring.thread == threading.get_ident():
+        if ring is not None and not ring.closed and ring.here:
             return True
         if self.ended:
             return False
@@ -95,14 +94,11 @@ class Host:
     def _moved_to_another_thread(self, ring: Ring) -> None:
         """A loop that was stopped and runs in another thread now needs a ring of that thread.
 
-        The old one can be neither entered nor waited for from here (EEXIST).
+        The old one can be neither entered nor waited for from here (EEXIST).  Whoever waits for
+        one of its operations tries again, or, if it may have had an effect, gets ECANCELED.
         """
-        stranded = ring.operations()
         self._unwatch(ring.eventfd)
         self._leak(ring)
-        for operation in stranded:
-            if operation.waiter is not None:
-                self.awake(operation)
 
     def more_workers(self, count: int) -> None:
         """`count` operations that can block a kernel worker for long have come (or, negative,
@@ -154,7 +150,7 @@ class Host:
         """The task that waited has left; the ring keeps what the kernel may still touch."""
         unit.waiter = None
         ring = self.ring
-        if ring is None or ring.closed or ring.thread != threading.get_ident():
+        if ring is None or ring.closed or not ring.here:
             return
         if not unit.done:
             self.abandoned += 1
@@ -211,7 +207,7 @@ class Host:
         if ring is None or ring.closed:
             return
         self._unwatch(ring.eventfd)
-        if ring.thread != threading.get_ident():
+        if not ring.here:
             self._leak(ring)
             return
         for operation in ring.operations():
@@ -231,6 +227,7 @@ class Host:
 
     def _leak(self, ring: Ring) -> None:
         count = ring.leak()
+        self.deliver(ring.collect())
         if count:
             self.leaked += count
             message = (

@@ -192,9 +192,11 @@ class AsyncioHost(Host):
 
         def close_with_files() -> None:
             loop = loop_reference()
-            if loop is not None and not loop.is_running() and not loop.is_closed():
-                callback()
-            close()
+            try:
+                if loop is not None and not loop.is_running() and not loop.is_closed():
+                    callback()
+            finally:
+                close()
 
         self.loop.close = close_with_files  # type: ignore[method-assign]
 
