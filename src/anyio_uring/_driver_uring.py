@@ -57,11 +57,18 @@ class UringOps:
         blocking = _uring.is_fifo_cached(encoded)
         if blocking:
             host.more_workers(1)
+        wanted = flags
+        if blocking and not flags & os.O_EXCL:
+            # It is there, and cannot be truncated: without these flags the open has no effect, and
+            # can be cancelled while it waits for the other end.
+            wanted &= ~(os.O_CREAT | os.O_TRUNC)
         try:
             while True:
-                operation = _uring.open_operation(encoded, flags, mode)
+                operation = _uring.open_operation(encoded, wanted, mode)
                 await host.perform(operation)
-                if not operation.cancelled:
+                if operation.result == -errno.ENOENT and wanted != flags:
+                    wanted = flags  # it has gone meanwhile
+                elif not operation.cancelled:
                     break
         finally:
             if blocking:
@@ -184,11 +191,13 @@ class UringOps:
         host = self.host
         while self._ready(job):
             pieces = _Pieces(host, job.handle, size, offset, _Settle(job))
-            pieces.start()
             try:
+                pieces.start()
                 if not pieces.done:
                     await host.wait(pieces)
             except BaseException:
+                if not pieces.abandoned:  # torn away outside of `wait`
+                    host.abandon(pieces)
                 pieces.settle.once(None)  # nobody gets the bytes: the position has not moved
                 raise
             if pieces.refused:
@@ -452,6 +461,7 @@ class _Pieces:
         self.moved = 0
         self.refused = False
         self.cancelled = False
+        self.abandoned = False
         self.done = False
         self._next = 0
         self._live: dict[int, Operation] = {}
@@ -483,8 +493,8 @@ class _Pieces:
             self.cancelled = True
         elif operation.result < 0:
             self.result = operation.result
-        if operation.moved < size:
-            self._stopping = True  # EOF, or one of the above
+        if operation.moved < size or self.host.ended:
+            self._stopping = True  # EOF, or one of the above; or nobody is left to read on
         if not self._stopping and self._next < self.size:
             self._start_next()
         elif not self._live:
@@ -517,6 +527,7 @@ class _Pieces:
             ring.cancel(operation)
 
     def abandon(self, ring: Ring) -> None:
+        self.abandoned = True
         self._stopping = self._asked = True
         for operation in list(self._live.values()):
             ring.abandon(operation)
