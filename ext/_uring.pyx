@@ -189,7 +189,7 @@ cdef class Meter:
     cdef object task_states     # AnyIO's WeakKeyDictionary.data: ref(task) -> state
     cdef object task_reference  # of the task seen last, and its state
     cdef object task_state
-    cdef object trio_context    # Trio's thread-local
+    cdef dict trio_locals       # Trio's variables of this thread: "task", "runner"
     cdef readonly int64_t left
     cdef int64_t budget
     cdef int64_t cost_fixed     # of one operation, in nanoseconds of the loop's time
@@ -219,10 +219,11 @@ cdef class Meter:
         self.current_task = current_task
         self.task_states = task_states
 
-    def watch_trio(self, runner, trio_context):
+    def watch_trio(self, runner, dict trio_locals not None):
         self.kind = 2
+        self.thread = PyThread_get_thread_ident()
         self.runner = <uintptr_t><void *>runner
-        self.trio_context = trio_context
+        self.trio_locals = trio_locals
 
     def checkpoint_every(self, int64_t count):
         """Count operations instead of time: a turn of the loop after every `count` of them."""
@@ -307,17 +308,17 @@ cdef class Meter:
         return True
 
     cdef bint look_trio(self) except -1:
-        task = getattr(self.trio_context, "task", None)
-        if task is None:
+        cdef PyObject *found
+        if PyThread_get_thread_ident() != self.thread:
             return False
-        runner = task._runner
-        if <uintptr_t><void *>runner != self.runner:
+        found = PyDict_GetItemWithError(self.trio_locals, "runner")
+        if <uintptr_t>found != self.runner:
             return False
-        if task._cancel_status.effectively_cancelled:
+        found = PyDict_GetItemWithError(self.trio_locals, "task")
+        if found == NULL:
             return False
-        if runner.ki_pending and task is runner.main_task:
-            return False
-        return True
+        # (A KeyboardInterrupt that is pending comes with the next turn of the gate)
+        return not (<object>found)._cancel_status.effectively_cancelled
 
     def clear(self):
         """True when `look` says that nothing stands in the way (for the slow path and tests)."""

@@ -49,11 +49,11 @@ def asyncio_view() -> AsyncioView | None:
 SCOPE_MESSAGE = "Cancelled via cancel scope "
 
 
-def trio_context() -> Any | None:
-    """Trio's thread-local with `runner` and `task`, if Trio has been imported at all.
+def trio_locals() -> dict[str, Any] | None:
+    """Trio's variables of the current thread, `runner` and `task`, if Trio is imported at all.
 
-    With ``task._runner``, ``task._cancel_status.effectively_cancelled``, ``runner.ki_pending``,
-    ``runner.main_task``.  None: ask `trio.lowlevel.checkpoint_if_cancelled` instead.
+    With ``task._cancel_status.effectively_cancelled``.  None: ask
+    `trio.lowlevel.checkpoint_if_cancelled` instead.
     """
     if "trio" not in sys.modules:
         return None
@@ -61,23 +61,21 @@ def trio_context() -> Any | None:
         from trio._core._run import GLOBAL_RUN_CONTEXT, CancelStatus, Runner, Task
     except ImportError:
         return None
-    if not hasattr(Task, "_activate_cancel_status"):
-        return None
-    for attribute in ("effectively_cancelled",):
-        if attribute not in getattr(CancelStatus, "__slots__", ()) and not hasattr(
-            CancelStatus, attribute
-        ):
-            return None
     fields = {field.name for field in getattr(Runner, "__attrs_attrs__", ())}
-    if not {"ki_pending", "main_task", "io_manager"} <= fields:
+    if (
+        not hasattr(Task, "_activate_cancel_status")
+        or not hasattr(CancelStatus, "effectively_cancelled")
+        or "io_manager" not in fields
+    ):
         return None
-    return GLOBAL_RUN_CONTEXT
+    variables = vars(GLOBAL_RUN_CONTEXT)  # of a threading.local: this thread's own dictionary
+    return variables if variables is vars(GLOBAL_RUN_CONTEXT) else None
 
 
 def trio_runner() -> Any | None:
     """The runner of the current Trio run: only its identity and `io_manager` are used."""
-    context = trio_context()
-    return None if context is None else getattr(context, "runner", None)
+    variables = trio_locals()
+    return None if variables is None else variables.get("runner")
 
 
 def trio_watch(fd: int) -> bool:

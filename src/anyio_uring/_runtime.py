@@ -174,9 +174,9 @@ def _new_trio_runtime() -> Runtime:
     settings = current_settings()
     host = TrioHost(settings)
     meter = _new_meter(settings)
-    runner, context = _private.trio_runner(), _private.trio_context()
+    runner, variables = _private.trio_runner(), _private.trio_locals()
     if meter is not None and runner is not None:
-        meter.watch_trio(runner, context)
+        meter.watch_trio(runner, variables)
     runtime = Runtime(host, settings, _driver(host, settings, None), meter)
     host.at_end(runtime.close)
     _trio_runtime().set(runtime)
