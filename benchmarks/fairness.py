@@ -99,7 +99,8 @@ def main() -> None:
                     anyio.run(measure, file.name, tasks, arguments.seconds, **HOSTS[host])
                     for _ in range(arguments.rounds)
                 ]
-                best = min(results, key=lambda result: result["busy"] - result["idle"])
+                best = {name: min(result[name] for result in results) for name in results[0]}
+                best["rate"] = max(result["rate"] for result in results)
                 print(
                     f"{host:8}{tasks:6}{best['rate'] / 1e3:10.0f}{best['ratio']:9.2f}"
                     f"{best['idle'] * 1e3:10.2f}{best['busy'] * 1e3:8.2f}"
