@@ -81,8 +81,10 @@ class ThreadOps:
         self.jobs += 1
         try:
             await to_thread.run_sync(hop, limiter=job.limiter)
-        except BaseException:
+        except BaseException as error:
             hop.leave()
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = job.name
             raise
         return hop.take()
 

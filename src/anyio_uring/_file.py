@@ -24,6 +24,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
+from operator import index
 from typing import IO, TYPE_CHECKING, Any, AnyStr, cast
 
 import anyio
@@ -190,12 +191,14 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 
     async def readlines(self, hint: int | None = None) -> list[AnyStr]:
         """All lines; with a hint, no more once that many bytes have been read."""
+        hint = as_size(hint)
+        self._check_closed(CLOSED + ".")
         lines: list[AnyStr] = []
         total = 0
         while line := await self.readline():
             lines.append(line)
             total += len(line)
-            if hint is not None and 0 < hint < total:
+            if 0 < hint < total:
                 break
         return lines
 
@@ -205,7 +208,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 
     async def writelines(self, lines: Iterable[ReadableBuffer] | Iterable[str]) -> None:
         """Write each item of an iterable; no newlines are added."""
-        self._check_closed()
+        self._check_closed(CLOSED + ".")
         for line in lines:
             await self.write(cast("Any", line))
 
@@ -242,7 +245,11 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         handle = self._handle
         if whence in (os.SEEK_SET, os.SEEK_CUR) and (handle.local or not handle.seekable):
             # Moves a number in memory, or says ESPIPE
-            return os.lseek(handle.fd, offset, whence)
+            try:
+                return os.lseek(handle.fd, offset, whence)
+            except OSError as error:
+                error.filename = self._name
+                raise
         return await runtime.ops.seek(self._job(), offset, whence)
 
     def _share(self) -> None:
@@ -404,9 +411,9 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         """A job that takes no part in the order, or that nobody misses when its task leaves."""
         return Job(self._handle, self._name, self._limiter, None, tried)
 
-    def _check_closed(self) -> None:
+    def _check_closed(self, text: str = CLOSED) -> None:
         if self._handle.closed:
-            raise closed_error()
+            raise closed_error(text)
 
     def _check_readable(self) -> None:
         if not self._handle.readable:
@@ -436,13 +443,22 @@ def _close_when_idle(handle: Handle) -> bool:
     return handle.call_when_idle(close)
 
 
+def as_size(size: Any) -> int:
+    """An argument that is a number of bytes, or None for all of them (-1)."""
+    if size is None:
+        return -1
+    if not hasattr(type(size), "__index__"):
+        raise TypeError(f"argument should be integer or None, not {type(size).__name__!r}")
+    return index(size)
+
+
 def as_writable(buffer: Any, function: str) -> memoryview:
     """The bytes of a buffer to be read into."""
     try:
         view = memoryview(buffer)
     except TypeError:
         view = memoryview(b"")
-    if view.readonly:
+    if view.readonly or not view.c_contiguous:
         raise TypeError(
             f"{function}() argument must be read-write bytes-like object, "
             f"not {type(buffer).__name__}"

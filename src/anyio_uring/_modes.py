@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Mode(NamedTuple):
-    """A parsed mode.  `flags` are those of open(2), without O_CLOEXEC."""
+    """A parsed mode.  `flags` are those of open(2)."""
 
     creating: bool
     reading: bool
@@ -27,6 +27,11 @@ class Mode(NamedTuple):
         if self.updating:
             return "rb+"
         return "rb" if self.reading else "wb"
+
+    @property
+    def audit_name(self) -> str:
+        """The mode as the audit event ``open`` tells it."""
+        return self.raw_name.replace("b", "")
 
 
 def parse_mode(mode: str) -> Mode:
@@ -60,6 +65,7 @@ def parse_mode(mode: str) -> Mode:
         flags |= os.O_CREAT | os.O_TRUNC
     elif appending:
         flags |= os.O_CREAT | os.O_APPEND
+    flags |= getattr(os, "O_CLOEXEC", 0)
     return Mode(creating, reading, writing, appending, updating, binary, flags)
 
 

@@ -113,7 +113,7 @@ async def open_file(
     if isinstance(file, int):
         return await _from_descriptor(runtime, file, parsed, closefd, limiter, buffering)
     path = os.fspath(file)
-    sys.audit("open", path, parsed.raw_name, parsed.flags)
+    sys.audit("open", path, parsed.audit_name, parsed.flags)
     if opener is not None:
         return await _from_opener(runtime, path, parsed, opener, limiter, buffering)
     return await _from_path(runtime, path, parsed, limiter, buffering)
@@ -177,7 +177,7 @@ async def _from_path(
     limiter: CapacityLimiter | None,
     buffering: int,
 ) -> AsyncFile[Any]:
-    flags = mode.flags | getattr(os, "O_CLOEXEC", 0)
+    flags = mode.flags
     await runtime.gate.admit(OPEN_COST_BYTES)
     opened: Opened | None = None
     found = open_now(os.fsencode(path), flags, runtime.meter)
@@ -201,7 +201,7 @@ async def _from_opener(
     buffering: int,
 ) -> AsyncFile[Any]:
     """The opener is the user's own, blocking code: it runs in a thread."""
-    flags = mode.flags | getattr(os, "O_CLOEXEC", 0)
+    flags = mode.flags
 
     def call() -> int:
         fd = opener(path, flags)  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ async def _from_descriptor(
     buffering: int,
 ) -> AsyncFile[Any]:
     await runtime.gate.admit()
-    sys.audit("open", fd, mode.raw_name, mode.flags)
+    sys.audit("open", fd, mode.audit_name, mode.flags)
     try:
         facts = fd_facts(fd)
     except OSError as error:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+from operator import index
 from typing import TYPE_CHECKING, cast
 
 from ._errors import CLOSED, NOT_WRITABLE, os_error, unsupported
-from ._file import EINVAL, SAFE_POSITION_MAX, AsyncFile, as_readable, as_writable
+from ._file import EINVAL, SAFE_POSITION_MAX, AsyncFile, as_readable, as_size, as_writable
 from ._handle import plain_attributes, pread_now, read_now
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class RawFile(AsyncFile[bytes]):
         :raises ValueError: the file is closed
         :raises OSError: EIO and whatever else read(2) reports
         """
-        if size is None or size < 0:
+        if type(size) is not int:
+            size = as_size(size)
+        if size < 0:
             return await self.readall()
         data = read_now(self, size)
         if data is not None:
@@ -114,7 +117,9 @@ class RawFile(AsyncFile[bytes]):
         """Read until a newline, the end, or `size` bytes.  A stream is read byte by byte, since
         what is behind the newline is somebody else's.
         """
-        limit = sys.maxsize if size is None or size < 0 else size
+        limit = as_size(size)
+        if limit < 0:
+            limit = sys.maxsize
         if limit == 0 and not self._handle.readable:
             return b""  # as `io`, which reads nothing then, and so finds nothing wrong
         runtime = await self._begin(0)
@@ -245,9 +250,9 @@ class RawFile(AsyncFile[bytes]):
         if size is None:
             size = await self.tell()
         else:
-            size = size.__index__()
+            size = index(size)
         if size < 0:
-            raise os_error(EINVAL)
+            raise os_error(EINVAL, self._name)
         turn = await self._take_turn(runtime)
         try:
             await runtime.ops.truncate(self._step(turn), size)
@@ -270,8 +275,7 @@ class RawFile(AsyncFile[bytes]):
         :raises OSError: EINVAL for a position that cannot be, ESPIPE on a stream
         """
         runtime = await self._begin(0)
-        offset = offset.__index__()
-        whence = os.SEEK_SET if whence is None else whence.__index__()
+        offset, whence = index(offset), index(whence)  # type: ignore[arg-type]
         handle = self._handle
         await self._line.acquire(runtime.host)
         try:
@@ -289,7 +293,7 @@ class RawFile(AsyncFile[bytes]):
             if position > SAFE_POSITION_MAX:
                 position = await self._seek_kernel(runtime, position, os.SEEK_SET)
             if position < 0:
-                raise os_error(EINVAL)
+                raise os_error(EINVAL, self._name)
             handle.position = position
             return position
         finally:
