@@ -158,9 +158,12 @@ class Host:
         self._submit_soon()
 
     def cancel(self, unit: Unit) -> None:
-        """Ask the kernel, once, to give a unit up; does nothing if it may have an effect."""
+        """Ask the kernel, once, to give a unit up.
+
+        The ring leaves alone what may have had an effect; what still waits for a place has none.
+        """
         ring = self.ring
-        if ring is not None and not ring.closed and not unit.effect:
+        if ring is not None and not ring.closed:
             unit.cancel(ring)
             self._submit_soon()
 
