@@ -20,7 +20,7 @@ LAYERS = {
     4: "_runtime _info",
     5: "_file _raw _buffered",
     6: "_open",
-    7: "__init__ __main__ _doctor testing",
+    7: "__init__ __main__ _doctor _bench _bench_cases _bench_material _bench_report testing",
 }
 # The compiled core lies under all of them; the file layer and what is above it never see it.
 CORE = "_uring"
