@@ -453,6 +453,17 @@ cdef class Handle:
                 end = offset + size
             if end > offset and au_resident(self.fd, offset, <size_t>(end - offset)) != 1:
                 return -EAGAIN
+        if offset == -1 and self.now == _NOW_NOWAIT:
+            # There a first part would be consumed before it turns out that the rest is not in
+            # memory, and a short read is taken for the end of the file.  So look first.
+            offset = au_lseek(self.fd, 0, SEEK_CUR)
+            if offset < 0:
+                return -EAGAIN
+            count = self.read_cached(data, size, offset)
+            if count < 0:
+                return count
+            offset = -1
+            count = 0
         while True:
             if self.now == _NOW_NOWAIT:
                 result = au_preadv2(self.fd, data + count, size - count,
@@ -461,7 +472,8 @@ cdef class Handle:
                 result = au_pread(self.fd, data + count, size - count,
                                   -1 if offset == -1 else offset + count)
             if result < 0:
-                # At the kernel's own offset a first part is already consumed: return it.
+                # At the kernel's own offset a first part is already consumed: return it.  (Evicted,
+                # or another process has moved the offset, since the look.)
                 return count if count and offset == -1 else result
             count += result
             if result == 0 or count == size:

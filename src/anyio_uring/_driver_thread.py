@@ -56,9 +56,15 @@ class ThreadOps:
         return await self._hop(_Hop(job, function), job)
 
     async def fetch(
-        self, job: Job, function: Callable[[], T], offset: int, bytes_of: Callable[[T], bytes]
+        self,
+        job: Job,
+        function: Callable[[], T],
+        offset: int,
+        bytes_of: Callable[[T], bytes],
+        into: memoryview | None = None,
     ) -> T:
-        """One hop that reads; `bytes_of` its result is what it brought.
+        """One hop that reads; `bytes_of` its result is what it brought, copied to `into` by the
+        thread.
 
         `job.done` is called here, when the task takes the bytes.  If it has left instead, a read
         at an explicit offset has moved nothing; one at the kernel's own position has, and hands
@@ -71,7 +77,17 @@ class ThreadOps:
                 job.salvage(data)
             _call(job.done, len(data))
 
-        result = await self._hop(_Hop(job, lambda _: function(), lost), job)
+        hop: _Hop[T]
+
+        def fetching(_: Done) -> T:
+            result = function()
+            if into is not None:
+                data = bytes_of(result)
+                hop.unless_left(lambda: into.__setitem__(slice(len(data)), data))
+            return result
+
+        hop = _Hop(job, fetching, lost)
+        result = await self._hop(hop, job)
         # Not by way of `bytes_of`: that may copy all of it, and this is the loop's thread
         count: Any = result
         _call(job.done, count if isinstance(count, int) else len(count or b""))
@@ -160,25 +176,25 @@ class ThreadOps:
             if count != MISS:
                 _call(job.done, count)
                 return count
-        view = memoryview(buffer).cast("B")
-        if handle.seekable:
-            return await self.fetch(
-                job,
-                lambda: _preadinto_full(handle.fd, view, offset),
-                offset,
-                lambda count: bytes(view[:count]),
-            )
-        await self._ready(job, _wait_readable)
-        return await self.fetch(
-            job,
-            lambda: _nonblocking(lambda: os.readv(handle.fd, [view])),
-            -1,
-            lambda count: bytes(view[: count or 0]),
-        )
+        # By way of a buffer of our own: a task that was cancelled natively has its memory back, and
+        # the thread that is still reading leaves it alone.
+        data: bytes | None
+        with memoryview(buffer) as whole, _as_bytes(whole) as view:
+            size = len(view)
+            if handle.seekable:
+                data = await self.fetch(
+                    job, lambda: _pread_full(handle.fd, size, offset), offset, _itself, view
+                )
+            else:
+                await self._ready(job, _wait_readable)
+                data = await self.fetch(
+                    job, lambda: _nonblocking(lambda: os.read(handle.fd, size)), -1, _itself, view
+                )
+        return None if data is None else len(data)
 
     async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
         handle = job.handle
-        view = memoryview(data).cast("B")
+        view = _as_bytes(memoryview(data))
         if handle.seekable:
             return await self.run(
                 job, lambda report: _write_all(handle.fd, view, offset, whole, report)
@@ -348,6 +364,12 @@ class _Hop(Generic[T]):
         """The result, for the task that has waited for it."""
         return cast(T, self._outcome.pop())
 
+    def unless_left(self, function: Callable[[], object]) -> None:
+        """For the thread: what may happen only while the task is there, which waits meanwhile."""
+        with self._mutex:
+            if not self._left:
+                function()
+
     def _finish(self, result: T | None) -> None:
         with self._mutex:
             self._outcome.append(result)
@@ -466,7 +488,10 @@ def _pread_full(fd: int, size: int, offset: int) -> bytes:
     chunks = [data]
     got = len(data)
     while got < size:
-        chunk = _pread(fd, size - got, -1 if offset == -1 else offset + got)
+        try:
+            chunk = _pread(fd, size - got, -1 if offset == -1 else offset + got)
+        except OSError:
+            break  # the part counts, as in read(2); the next call meets the error
         if not chunk:
             break
         chunks.append(chunk)
@@ -474,18 +499,8 @@ def _pread_full(fd: int, size: int, offset: int) -> bytes:
     return b"".join(chunks)
 
 
-def _preadinto_full(fd: int, view: memoryview, offset: int) -> int:
-    got = 0
-    while got < len(view):
-        part = view[got : got + TRANSFER_MAX]
-        if offset == -1:
-            count = os.readv(fd, [part])
-        else:
-            count = os.preadv(fd, [part], offset + got)
-        if not count:
-            break
-        got += count
-    return got
+def _as_bytes(view: memoryview) -> memoryview:
+    return view.cast("B") if view.nbytes else memoryview(bytearray())
 
 
 def _read_to_end(fd: int, offset: int) -> bytes:

@@ -135,3 +135,45 @@ def test_loop_is_closed_although_the_warning_about_leaks_is_an_error() -> None:
         assert loop.is_closed()
         mount.release()
         file.close()
+
+
+@pytest.mark.skipif(bool(cannot_fuse()), reason=cannot_fuse() or "")
+@pytest.mark.parametrize("tier", ["ring", "thread"])
+def test_buffer_is_its_owners_again_after_a_native_cancel(tier: Any) -> None:
+    with FuseMount({"f": b"hello"}, direct_io=True) as mount, force_tiers(tier):
+
+        async def main() -> None:
+            buffer = bytearray(5)
+            async with await anyio_uring.open_file(mount.path / "f", "rb", 0) as file:
+                mount.stall("READ")
+                reading = asyncio.ensure_future(file.readinto(buffer))
+                await asyncio.to_thread(mount.wait_for, "READ")
+                reading.cancel()
+                await asyncio.wait([reading])
+                assert reading.cancelled()
+                mount.release()
+                while file._handle.inflight:
+                    await asyncio.sleep(0)
+                assert buffer == bytes(5)
+                await file.readinto(buffer)
+                assert buffer == b"hello"
+
+        asyncio.run(main())
+
+
+def test_shared_file_half_in_memory_is_read_whole(tmp_path: Path) -> None:
+    content = os.urandom(1 << 16)
+    (tmp_path / "f").write_bytes(content)
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.pread(fd, 4096, 0)
+
+    async def main() -> None:
+        async with await anyio_uring.open_file(fd, "rb", 0) as file:
+            assert await file.read(16384) == content[:16384]
+            assert await file.tell() == 16384
+            assert await file.read() == content[16384:]
+
+    asyncio.run(main())
