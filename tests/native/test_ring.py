@@ -35,9 +35,7 @@ def finish(ring: Ring) -> list[Operation]:
     """Wait until the ring is idle; what came."""
     got: list[Operation] = []
     while not ring.idle:
-        batch = ring.wait(10)
-        assert batch, "nothing completed"
-        got += batch
+        got += ring.wait(10)  # nothing, if what has come begins a second attempt
     return got
 
 
