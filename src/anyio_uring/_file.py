@@ -319,7 +319,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         """
         handle, host = self._handle, runtime.host
         if not handle.regular:
-            runtime.ops.interrupt(handle)
+            runtime.interrupt(handle)
         interrupted: BaseException | None = None
         scope: Any = nullcontext()
         while handle.inflight:

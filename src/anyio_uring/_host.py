@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._settings import Settings
@@ -188,6 +188,10 @@ class Host:
 
     def wake(self, waiter: Any) -> bool:
         """Wake a parked task, from any thread; False if it is known to have gone."""
+        raise NotImplementedError
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call a function of ours in the loop's thread, from any thread; not if it has ended."""
         raise NotImplementedError
 
     async def checkpoint(self) -> None:

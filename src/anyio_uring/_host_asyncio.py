@@ -165,6 +165,12 @@ class AsyncioHost(Host):
             return False
         return True
 
+    def call_soon(self, function: Callable[[], object]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(function)
+        except RuntimeError:  # closed
+            pass
+
     async def checkpoint(self) -> None:
         await asyncio.sleep(0)
 

@@ -210,6 +210,12 @@ class TrioHost(Host):
             return False
         return True
 
+    def call_soon(self, function: Callable[[], object]) -> None:
+        try:
+            self.token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            pass
+
     async def checkpoint(self) -> None:
         await trio.lowlevel.checkpoint()
 

@@ -8,9 +8,11 @@ itself (an attribute of an asyncio loop, a `RunVar` of a Trio run), never in a t
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio import NoEventLoopError
@@ -19,6 +21,7 @@ from . import _handle, _private, _probe
 from ._driver_thread import ThreadOps
 from ._errors import UringUnavailableError
 from ._gate import Gate
+from ._handle import Handle
 from ._host import Host, forget_rings, logger
 from ._ops import FileOps
 from ._settings import Settings, allowed_tiers, current_settings
@@ -90,10 +93,22 @@ class Runtime:
         self.ops = ops
         self.meter = meter
         self.gate = Gate(host, meter)
+        with _runtimes_lock:
+            _runtimes.add(self)
         itself: Any = ops
         self.threads: ThreadOps = getattr(ops, "threads", itself)
 
+    def interrupt(self, handle: Handle) -> None:
+        """The file is being closed: end what waits on it, in whatever loop, and has no effect."""
+        self.ops.interrupt(handle)
+        with _runtimes_lock:
+            others = [runtime for runtime in _runtimes if runtime is not self]
+        for runtime in others:
+            runtime.host.call_soon(partial(runtime.ops.interrupt, handle))
+
     def close(self) -> None:
+        with _runtimes_lock:
+            _runtimes.discard(self)
         if self.meter is not None:
             self.meter.retire()
         self.host.shut_down()
@@ -131,6 +146,10 @@ class Runtime:
             abandoned=self.host.abandoned,
             workers=kernel_workers(),
         )
+
+
+_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_runtimes_lock = threading.RLock()  # a collection inside of it may finish one
 
 
 def current_runtime() -> Runtime:
@@ -269,6 +288,9 @@ def kernel_workers() -> int:
 
 
 def _after_fork() -> None:
+    global _runtimes_lock
+    _runtimes_lock = threading.RLock()  # another thread may have held it
+    _runtimes.clear()
     forget_rings()
     if _handle.COMPILED:
         from . import _uring

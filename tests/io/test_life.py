@@ -161,6 +161,42 @@ def test_buffer_is_its_owners_again_after_a_native_cancel(tier: Any) -> None:
         asyncio.run(main())
 
 
+@pytest.mark.parametrize("tier", ["ring", "thread"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_close_in_another_loop_ends_a_read_that_waits_on_a_stream(tier: Any, backend: str) -> None:
+    reader, writer = os.pipe()
+    files: list[Any] = []
+    waiting, closed = threading.Event(), threading.Event()
+
+    async def read() -> None:
+        files.append(await anyio_uring.open_file(reader, "rb", 0))
+        async with anyio.create_task_group() as group:
+            group.start_soon(read_one)
+            while not files[0]._handle.inflight:
+                await anyio.lowlevel.checkpoint()
+            waiting.set()
+
+    async def read_one() -> None:
+        with pytest.raises(ValueError, match="closed file"):
+            await files[0].read(1)
+        closed.set()
+
+    async def close() -> None:
+        with anyio.fail_after(5):
+            await files[0].aclose()
+
+    with force_tiers(tier):
+        thread = threading.Thread(target=lambda: anyio.run(read, backend=backend))
+        thread.start()
+        assert waiting.wait(5)
+        try:
+            asyncio.run(close())
+        finally:
+            os.close(writer)  # ends the read in any case
+            thread.join()
+    assert closed.is_set()
+
+
 def test_shared_file_half_in_memory_is_read_whole(tmp_path: Path) -> None:
     content = os.urandom(1 << 16)
     (tmp_path / "f").write_bytes(content)
