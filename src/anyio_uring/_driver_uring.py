@@ -123,7 +123,11 @@ class UringOps:
             operation = await self._run(
                 job,
                 lambda: _uring.read_operation(
-                    handle, size, offset, handle.seekable, size > self.inline_max
+                    handle,
+                    size,
+                    offset,
+                    handle.seekable,
+                    handle.seekable and size > self.inline_max,
                 ),
                 _uring.Operation.take,
             )
@@ -229,7 +233,8 @@ class UringOps:
         operation: Operation | None = None
         handle = job.handle
         if self._ready(job):
-            big = len(view) > self.inline_max
+            # A stream is better polled than left to a worker, which can miss a cancel
+            big = handle.seekable and len(view) > self.inline_max
             operation = await self._run(
                 job,
                 lambda: _uring.readinto_operation(handle, view, offset, handle.seekable, big),

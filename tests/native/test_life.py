@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -210,9 +211,29 @@ def test_call_when_idle_answers_at_once_when_nothing_is_under_way(pipe: Any) -> 
 
 
 def test_errors_above_511_reach_nobody(ring: Any, pipe: Any) -> None:
-    operation = _uring.read_operation(handle(pipe[0]), 4, -1, False, True)
+    operation = _uring.read_operation(handle(pipe[0]), 4, -1, False, False)
     ring.start(operation)
     ring.submit()
     ring.cancel(operation)
     finish(ring, operation)
     assert operation.result == -errno.ECANCELED
+
+
+def test_worker_that_missed_a_cancel_is_asked_again(pipe: Any) -> None:
+    left_behind = 0
+    for delay_us in range(300):
+        ring = _uring.Ring(1, None, 8)
+        operation = _uring.read_operation(handle(pipe[0]), 4, -1, False, True)
+        ring.start(operation)
+        ring.submit()
+        begun = time.perf_counter()
+        while time.perf_counter() < begun + delay_us % 100 * 1e-6:
+            pass
+        ring.cancel(operation)
+        ring.wait(0.01)
+        if not operation.done:
+            ring.abandon(operation)
+            ring.wait(1)
+        left_behind += not operation.done
+        ring.leak()
+    assert left_behind == 0
