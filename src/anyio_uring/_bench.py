@@ -125,8 +125,6 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         with _terminable():
             report = _collect(arguments, folder)
-            if arguments.plot:
-                Path(arguments.plot).write_text(picture(report), encoding="utf-8")
     except KeyboardInterrupt as interrupt:
         if isinstance(interrupt, _TerminatedError):
             return _complain("terminated; its files are removed", TERMINATED)
@@ -140,6 +138,11 @@ def main(arguments: argparse.Namespace) -> int:
     finally:
         configure(**asdict(before))
     print(json.dumps(report, indent=2) if arguments.json else render(report))
+    if arguments.plot:
+        try:
+            Path(arguments.plot).write_text(picture(report), encoding="utf-8")
+        except OSError as error:
+            return _complain(f"cannot draw: {error}", FAILED)
     return OK
 
 
@@ -187,6 +190,20 @@ def _terminable() -> Iterator[None]:
         for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _signals(*, blocked: bool) -> Iterator[None]:
+    """Let the signals that end a run wait, or let them come again."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    how = signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK
+    before = signal.pthread_sigmask(how, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -254,8 +271,15 @@ class Participant:
         assert self.loop is not None
         backend, options = LOOPS[self.loop]
         configure(driver="thread" if self.key == "thread" else "auto")
+
+        async def interruptible() -> T:
+            with _signals(blocked=False):
+                return await main()
+
         try:
-            return anyio.run(main, backend=backend, backend_options=options)
+            # Not while the loop is made or taken apart, where nobody cleans up
+            with _signals(blocked=True):
+                return anyio.run(interruptible, backend=backend, backend_options=options)
         except BaseExceptionGroup as group:
             raise _first_of(group) from None
 

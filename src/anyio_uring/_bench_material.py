@@ -197,10 +197,11 @@ def cached_share(path: Path) -> float | None:
     found = (ctypes.c_ubyte * pages)()
     mincore = ctypes.CDLL(None, use_errno=True).mincore
     mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapping:
-        view = (ctypes.c_char * size).from_buffer(mapping)
-        failed = mincore(ctypes.addressof(view), size, found)
-        del view  # or the mapping could not be closed
+    with open(path, "rb") as file:
+        # Unmapped when forgotten: closing it is an error while the view exists
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    view = (ctypes.c_char * size).from_buffer(mapping)
+    failed = mincore(ctypes.addressof(view), size, found)
     return None if failed else sum(page & 1 for page in found) / pages
 
 
