@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator
+from operator import index
 from typing import TYPE_CHECKING, Any, cast
 
 from anyio import CancelScope
@@ -33,7 +34,7 @@ from ._buffer import (
     buffered_write_now,
 )
 from ._errors import CLOSED, os_error, unsupported
-from ._file import SAFE_POSITION_MAX, AsyncFile, as_readable, as_writable
+from ._file import SAFE_POSITION_MAX, AsyncFile, as_offset, as_readable, as_size, as_writable
 from ._handle import plain_attributes, pread_now
 from ._runtime import Runtime, current_runtime
 
@@ -62,20 +63,32 @@ class BufferedFile(AsyncFile[bytes]):
         # Counts what `pwrite` changed, so that a read under way does not keep what is older
         self._changes = 0
 
+    # `io` asks the descriptor, and so finds it closed, only if the mode leaves the question open
+
+    def readable(self) -> bool:
+        return self._handle.readable and super().readable()
+
+    def writable(self) -> bool:
+        return self._handle.writable and super().writable()
+
     # -- reading ----------------------------------------------------------------------------------
 
     async def read(self, size: int | None = -1) -> bytes:
         data = buffered_read_now(self, size)
         if data is not None:
             return data
-        size = -1 if size is None else size.__index__()
-        if size < -1:
+        size = as_size(size)
+        if size < -1 and self._handle.readable:
             raise ValueError("read length must be non-negative or -1")
+        if size == 0:
+            return await self._read_nothing("read")
         runtime, turn = await self._begin_reading("read", size)
         try:
             if size < 0:
                 return await self._read_all(runtime, turn)
-            return cast(bytes, await self._read_exactly(runtime, turn, size))
+            # In whole buffers, as `io`: where the next one begins can be seen
+            unit = self._buffer.size
+            return cast(bytes, await self._read_exactly(runtime, turn, size, unit))
         finally:
             turn.leave()
 
@@ -83,14 +96,14 @@ class BufferedFile(AsyncFile[bytes]):
         return await self.read()
 
     async def read1(self, size: int = -1) -> bytes:
-        size = size.__index__()
+        size = index(size)
         buffer = self._buffer
         if size < 0:
             size = buffer.size
+        if size == 0:
+            return await self._read_nothing("read1")
         runtime, turn = await self._begin_reading("read1", size, closed="read")
         try:
-            if size == 0:
-                return b""
             if not buffer.unread:
                 return await self._read_once(runtime, turn, size) or b""
             return buffer.take(size)
@@ -100,6 +113,7 @@ class BufferedFile(AsyncFile[bytes]):
     async def peek(self, size: int = 0) -> bytes:
         if not self._handle.readable:
             raise AttributeError("a file opened for writing only has no peek")
+        index(size)
         runtime, turn = await self._begin_reading("peek", 0)
         try:
             if not self._buffer.unread:
@@ -135,7 +149,7 @@ class BufferedFile(AsyncFile[bytes]):
             line = buffered_readline_now(self)
             if line is not None:
                 return line
-        limit = -1 if size is None else size.__index__()
+        limit = as_size(size)
         if limit == 0 and not self._handle.readable:
             return b""  # as `io`, which reads nothing then, and so finds nothing wrong
         runtime, turn = await self._begin_reading("read", 0, closed="readline")
@@ -167,6 +181,13 @@ class BufferedFile(AsyncFile[bytes]):
         self._check_readable()
         await self._settle_range(runtime, offset, view.nbytes)
         return cast(int, await runtime.ops.readinto(self._job(), view, offset))
+
+    async def _read_nothing(self, method: str) -> bytes:
+        """As `io`, which has nothing written then either."""
+        if not self._handle.readable:
+            raise unsupported(method)
+        await self._begin(0, "read of closed file")
+        return b""
 
     # -- reading, within a turn -------------------------------------------------------------------
 
@@ -221,12 +242,16 @@ class BufferedFile(AsyncFile[bytes]):
             buffer.fill(data)
         return data
 
-    async def _read_exactly(self, runtime: Runtime, turn: Turn, size: int) -> bytes | None:
-        """`size` bytes, fewer only at the end; None if a non-blocking descriptor has nothing."""
+    async def _read_exactly(
+        self, runtime: Runtime, turn: Turn, size: int, unit: int = 1
+    ) -> bytes | None:
+        """`size` bytes, fewer only at the end; None if a non-blocking descriptor has nothing.
+
+        :param unit: read this many bytes at a time, or a multiple, but at least a buffer
+        """
         handle, buffer = self._handle, self._buffer
         while (rest := size - buffer.unread) > 0:
-            # In whole buffers, as `io`: where the next one begins can be seen
-            wanted = -(-rest // buffer.size) * buffer.size
+            wanted = max(-(-rest // unit) * unit, buffer.size)
             data = await self._fill(runtime, turn, wanted)
             if not data:
                 if data is None and not buffer.unread:
@@ -332,13 +357,13 @@ class BufferedFile(AsyncFile[bytes]):
             await self._write_out(runtime, turn)
             await self._rewind(runtime)
             if size is not None:
-                size = size.__index__()
+                size = index(size)
             elif handle.shared:
                 size = await self._seek_kernel(runtime, 0, os.SEEK_CUR)
             else:
                 size = handle.position
             if size < 0:
-                raise os_error(errno.EINVAL)
+                raise os_error(errno.EINVAL, self._name)
             self._changes += 1
             await runtime.ops.truncate(self._step(turn), size)
             return size
@@ -460,11 +485,11 @@ class BufferedFile(AsyncFile[bytes]):
         position = buffered_seek_now(self, offset, whence)
         if position is not None:
             return position
-        runtime = await self._begin(0, "seek of closed file")
-        whence = os.SEEK_SET if whence is None else whence.__index__()
+        whence = index(whence)  # type: ignore[arg-type]
         if whence not in SEEK_WHENCES:
             raise ValueError(f"whence value {whence} unsupported")
-        offset = offset.__index__()
+        runtime = await self._begin(0, "seek of closed file")
+        offset = as_offset(offset)
         if not self._handle.seekable:
             await self._check_seekable(runtime)
         turn = await self._take_turn(runtime)
@@ -494,7 +519,7 @@ class BufferedFile(AsyncFile[bytes]):
         else:
             position = await self._seek_kernel(runtime, offset, whence)
         if position < 0:
-            raise os_error(errno.EINVAL)
+            raise os_error(errno.EINVAL, self._name)
         if position > SAFE_POSITION_MAX and not handle.shared:
             position = await self._seek_kernel(runtime, position, os.SEEK_SET)
         buffer.drop()

@@ -452,6 +452,14 @@ def as_size(size: Any) -> int:
     return index(size)
 
 
+def as_offset(offset: Any) -> int:
+    """An argument that is a position in a file, or a distance in it."""
+    offset = index(offset)
+    if not -1 << 63 <= offset < 1 << 63:
+        raise ValueError("cannot fit 'int' into an offset-sized integer")
+    return int(offset)
+
+
 def as_writable(buffer: Any, function: str) -> memoryview:
     """The bytes of a buffer to be read into."""
     try:

@@ -12,7 +12,15 @@ from operator import index
 from typing import TYPE_CHECKING, cast
 
 from ._errors import CLOSED, NOT_WRITABLE, os_error, unsupported
-from ._file import EINVAL, SAFE_POSITION_MAX, AsyncFile, as_readable, as_size, as_writable
+from ._file import (
+    EINVAL,
+    SAFE_POSITION_MAX,
+    AsyncFile,
+    as_offset,
+    as_readable,
+    as_size,
+    as_writable,
+)
 from ._handle import plain_attributes, pread_now, read_now
 
 if TYPE_CHECKING:
@@ -275,7 +283,7 @@ class RawFile(AsyncFile[bytes]):
         :raises OSError: EINVAL for a position that cannot be, ESPIPE on a stream
         """
         runtime = await self._begin(0)
-        offset, whence = index(offset), index(whence)  # type: ignore[arg-type]
+        offset, whence = as_offset(offset), index(whence)  # type: ignore[arg-type]
         handle = self._handle
         await self._line.acquire(runtime.host)
         try:
