@@ -182,6 +182,7 @@ def test_bare_loop_closed_without_ceremony_leaves_nothing(
     tiers: Tiers, tmp_path: Path, host: str
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
+    new_loop(host).close()  # libuv keeps a pipe for the whole process
     before = descriptors()
     for _ in range(3):
         loop = new_loop(host)
@@ -198,6 +199,7 @@ def test_loop_closed_with_a_read_in_flight_cancels_it(
     tiers: Tiers, tmp_path: Path, host: str
 ) -> None:
     with fifo_writer(tmp_path / "fifo") as fd:
+        new_loop(host).close()
         before = descriptors()
         loop = new_loop(host)
         file = loop.run_until_complete(anyio_uring.open_file(tmp_path / "fifo", "rb", 0))
@@ -224,6 +226,7 @@ def test_loop_stopped_and_run_again_in_another_thread(
     tiers: Tiers, tmp_path: Path, host: str
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
+    new_loop(host).close()  # libuv keeps a pipe for the whole process
     before = descriptors()
     loop = new_loop(host)
     assert loop.run_until_complete(use(tmp_path / "file")) == b"content"
