@@ -99,8 +99,7 @@ class ThreadOps:
             await to_thread.run_sync(hop, limiter=job.limiter)
         except BaseException as error:
             hop.leave()
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = job.name
+            _name(error, job)
             raise
         return hop.take()
 
@@ -232,8 +231,9 @@ class ThreadOps:
             closing = _Closing(fd)
             try:
                 await to_thread.run_sync(closing, limiter=job.limiter)
-            except BaseException:
+            except BaseException as error:
                 closing.at_once()
+                _name(error, job)
                 raise
 
     # -- streams --------------------------------------------------------------------------------
@@ -452,6 +452,12 @@ def can_poll(handle: Handle) -> bool:
     if stat.S_ISCHR(mode) and os.name == "posix":
         return os.isatty(handle.fd)
     return False
+
+
+def _name(error: BaseException, job: Job) -> None:
+    """Tell which file it was, as the ring's errors do."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = job.name
 
 
 def _call(done: Done | None, moved: int | None) -> None:

@@ -114,9 +114,9 @@ class UringOps:
             if data is not None:
                 _call(job.done, len(data))
                 return data
-        if size > self.inline_max and _in_pieces(handle, offset):
-            size = await self._clip(job, size, offset)
-            if size > self.inline_max:
+        if size > self.inline_max and handle.regular and not handle.direct:
+            size = await self._clip(job, size, max(offset, 0))
+            if size > self.inline_max and _in_pieces(handle, offset):
                 return await self._read_pieces(job, size, offset)
         operation: Operation | None = None
         if self._ready(job):

@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from operator import index
-from typing import IO, TYPE_CHECKING, Any, AnyStr, cast
+from typing import IO, TYPE_CHECKING, Any, AnyStr, Self, cast
 
 import anyio
 from anyio import CancelScope
@@ -175,6 +175,10 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             f"<{type(self).__module__}.{type(self).__name__} name={self._name!r} "
             f"mode={self._mode!r} closefd={self.closefd}>{state}"
         )
+
+    async def __aenter__(self) -> Self:
+        self._check_closed(CLOSED + ".")
+        return self
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -469,7 +473,7 @@ def as_writable(buffer: Any, function: str) -> memoryview:
     if view.readonly or not view.c_contiguous:
         raise TypeError(
             f"{function}() argument must be read-write bytes-like object, "
-            f"not {type(buffer).__name__}"
+            f"not {'None' if buffer is None else type(buffer).__name__}"
         )
     return _as_bytes(view)
 

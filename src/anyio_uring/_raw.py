@@ -16,7 +16,6 @@ from ._file import (
     EINVAL,
     SAFE_POSITION_MAX,
     AsyncFile,
-    as_offset,
     as_readable,
     as_size,
     as_writable,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from ._runtime import Runtime
 
 LINE_CHUNK = 8192
+POSITION_MAX = (1 << 63) - 1
 
 
 class RawFile(AsyncFile[bytes]):
@@ -275,6 +275,22 @@ class RawFile(AsyncFile[bytes]):
         """
         await self._begin(0, CLOSED + ".")
 
+    # -- what AnyIO's class has, and `io.FileIO` has not ------------------------------------------
+
+    async def read1(self, size: int = -1) -> bytes:
+        """Buffered files have it.
+
+        :raises AttributeError: always
+        """
+        raise AttributeError("'RawFile' object has no attribute 'read1'")
+
+    async def readinto1(self, b: WriteableBuffer) -> int:
+        """Buffered files have it.
+
+        :raises AttributeError: always
+        """
+        raise AttributeError("'RawFile' object has no attribute 'readinto1'")
+
     # -- the position -----------------------------------------------------------------------------
 
     async def seek(self, offset: int, whence: int | None = os.SEEK_SET) -> int:
@@ -283,7 +299,9 @@ class RawFile(AsyncFile[bytes]):
         :raises OSError: EINVAL for a position that cannot be, ESPIPE on a stream
         """
         runtime = await self._begin(0)
-        offset, whence = as_offset(offset), index(whence)  # type: ignore[arg-type]
+        offset, whence = index(offset), index(whence)  # type: ignore[arg-type]
+        if not -POSITION_MAX - 1 <= offset <= POSITION_MAX:
+            raise OverflowError("Python int too large to convert to C long")
         handle = self._handle
         await self._line.acquire(runtime.host)
         try:
@@ -299,6 +317,7 @@ class RawFile(AsyncFile[bytes]):
             else:
                 position = await self._seek_kernel(runtime, offset, whence)
             if position > SAFE_POSITION_MAX:
+                position = min(position, POSITION_MAX)  # one that the kernel can refuse
                 position = await self._seek_kernel(runtime, position, os.SEEK_SET)
             if position < 0:
                 raise os_error(EINVAL, self._name)
