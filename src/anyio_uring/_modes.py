@@ -31,7 +31,8 @@ class Mode(NamedTuple):
     @property
     def audit_name(self) -> str:
         """The mode as the audit event ``open`` tells it."""
-        return self.raw_name.replace("b", "")
+        name = "w+" if self.writing and self.updating else self.raw_name
+        return name.replace("b", "")
 
 
 def parse_mode(mode: str) -> Mode:
@@ -42,6 +43,8 @@ def parse_mode(mode: str) -> Mode:
     """
     if not isinstance(mode, str):
         raise TypeError(f"open() argument 'mode' must be str, not {_type_name(mode)}")
+    if "\0" in mode:
+        raise ValueError("embedded null character")
     letters = set(mode)
     if letters - set("axrwb+t") or len(mode) > len(letters):
         raise ValueError(f"invalid mode: {mode!r}")

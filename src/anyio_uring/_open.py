@@ -8,6 +8,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable
+from operator import index
 from typing import TYPE_CHECKING, Any, overload
 
 from anyio import CapacityLimiter
@@ -108,6 +109,7 @@ async def open_file(
     >>> anyio.run(main)
     b'root'
     """
+    buffering = index(buffering)
     parsed = _check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     runtime = current_runtime()
     if isinstance(file, int):
@@ -137,8 +139,6 @@ def _check_arguments(
     if not isinstance(file, int):
         file = os.fspath(file)  # TypeError: expected str, bytes or os.PathLike object
     parsed = parse_mode(mode)
-    if isinstance(buffering, bool) or not isinstance(buffering, int):
-        raise TypeError(f"{type(buffering).__name__!r} object cannot be interpreted as an integer")
     if parsed.binary:
         if encoding is not None:
             raise ValueError("binary mode doesn't take an encoding argument")
@@ -237,13 +237,9 @@ async def _from_descriptor(
 ) -> AsyncFile[Any]:
     await runtime.gate.admit()
     sys.audit("open", fd, mode.audit_name, mode.flags)
-    try:
-        facts = fd_facts(fd)
-    except OSError as error:
-        raise os_error(error.errno or 0, fd) from None
     return await _finish(
         runtime,
-        Opened(fd, facts),
+        Opened(fd, fd_facts(fd)),
         _status_flags(fd, mode.flags),
         fd,
         mode,
