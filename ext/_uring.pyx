@@ -41,7 +41,7 @@ from kernel cimport (
     au_register, au_resident, au_setup, au_statx_call, au_thread,
 )
 from ring cimport (
-    cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish,
+    cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
 )
 from sqe cimport (
     prep_cancel, prep_close, prep_fsync, prep_ftruncate, prep_nop, prep_openat, prep_read,
@@ -1476,6 +1476,9 @@ cdef class Ring:
     :param workers_max: cap for the kernel's worker threads of this thread (None: the kernel's
         own, four per processor)
     :param entries: size of the submission queue
+    :param ladder_from: the first set of set-up flags to try (for tests)
+    :param cq_entries: size of the completion queue; 0: so many that it cannot overflow.  Tests make
+        it smaller.
     :raises OSError: whatever io_uring_setup(2), mmap(2) or io_uring_register(2) answered;
         `strerror` names the call
     """
@@ -1509,10 +1512,10 @@ cdef class Ring:
     cdef object __weakref__
 
     def __cinit__(self, uint32_t inflight_max=1024, workers_max=None, uint32_t entries=128,
-                  int ladder_from=0):
+                  int ladder_from=0, uint32_t cq_entries=0):
         cdef au_params params
         cdef long result = -EINVAL
-        cdef uint32_t cq_entries
+        cdef bint can_overflow = cq_entries != 0
         cdef uint32_t workers[2]
         cdef int step = ladder_from
         cdef uint32_t slot
@@ -1525,8 +1528,9 @@ cdef class Ring:
         self.inflight_max = inflight_max
         self.thread = PyThread_get_thread_ident()
         self.owner = au_thread()
-        # Every operation and one cancel for each can complete without anybody reaping.
-        cq_entries = max(2 * inflight_max, 2 * entries)
+        if not can_overflow:
+            # Every operation and one cancel for each can complete without anybody reaping.
+            cq_entries = max(2 * inflight_max, 2 * entries)
         while True:
             memset(&params, 0, sizeof(params))
             params.flags = SETUP_LADDER[step] | AU_SETUP_CQSIZE | AU_SETUP_CLAMP
@@ -1546,7 +1550,8 @@ cdef class Ring:
         self.setup_flags = params.flags
         self.features = params.features
         self.map_queues(&params)
-        self.inflight_max = min(inflight_max, params.cq_entries // 2)
+        if not can_overflow:
+            self.inflight_max = min(inflight_max, params.cq_entries // 2)
         self.slots = <PyObject **>calloc(self.inflight_max, sizeof(PyObject *))
         self.generations = <uint32_t *>calloc(self.inflight_max, sizeof(uint32_t))
         self.free_slots = <uint32_t *>calloc(self.inflight_max, sizeof(uint32_t))
@@ -2119,3 +2124,106 @@ cdef class Ring:
 
 
 cdef list NOTHING = []
+
+
+# ---------------------------------------------------------------------------------------------
+# The queues without a kernel
+# ---------------------------------------------------------------------------------------------
+
+@cython.final
+@cython.no_gc
+cdef class PlainQueues:
+    """The arithmetic of ``ring.pxd`` over plain memory, for the tests, who play the kernel.
+
+    :param sq_entries: size of the submission queue, a power of two
+    :param cq_entries: size of the completion queue, a power of two
+    :param start: where all counters begin; near 2**32 they wrap around
+    :param indirect: with the array of indices between tail and entries (no NO_SQARRAY)
+    """
+
+    cdef ring_queues q
+    cdef uint32_t sq_head, sq_tail, sq_flags, cq_head, cq_tail, cq_overflow
+
+    def __cinit__(self, uint32_t sq_entries, uint32_t cq_entries, uint32_t start=0,
+                  bint indirect=False):
+        memset(&self.q, 0, sizeof(self.q))
+        for entries in (sq_entries, cq_entries):
+            if entries == 0 or entries & (entries - 1):
+                raise ValueError(f"not a power of two: {entries}")
+        self.sq_flags = self.cq_overflow = 0
+        self.sq_head = self.sq_tail = self.cq_head = self.cq_tail = start
+        self.q.sq_head, self.q.sq_tail = &self.sq_head, &self.sq_tail
+        self.q.cq_head, self.q.cq_tail = &self.cq_head, &self.cq_tail
+        self.q.sq_flags, self.q.cq_overflow = &self.sq_flags, &self.cq_overflow
+        self.q.sq_tail_local = start
+        self.q.sq_entries, self.q.sq_mask = sq_entries, sq_entries - 1
+        self.q.cq_entries, self.q.cq_mask = cq_entries, cq_entries - 1
+        self.q.sqes = <au_sqe *>calloc(sq_entries, sizeof(au_sqe))
+        self.q.cqes = <au_cqe *>calloc(cq_entries, sizeof(au_cqe))
+        if indirect:
+            self.q.sq_array = <uint32_t *>calloc(sq_entries, sizeof(uint32_t))
+        if (self.q.sqes == NULL or self.q.cqes == NULL
+                or (indirect and self.q.sq_array == NULL)):
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.q.sqes)
+        free(self.q.cqes)
+        free(self.q.sq_array)
+
+    @property
+    def space(self):
+        return sq_space(&self.q)
+
+    @property
+    def pending(self):
+        return sq_pending(&self.q)
+
+    @property
+    def ready(self):
+        return cq_ready(&self.q)
+
+    def write(self, uint64_t user_data):
+        """Write one entry; False when the queue is full."""
+        cdef au_sqe *sqe = sq_next(&self.q)
+        if sqe == NULL:
+            return False
+        if sqe.user_data:
+            raise AssertionError("the entry was not cleared")
+        sqe.user_data = user_data
+        return True
+
+    def publish(self):
+        sq_publish(&self.q)
+
+    def kernel_takes(self, uint32_t count):
+        """As the kernel does: take up to `count` published entries; their user_data."""
+        cdef uint32_t index
+        taken = []
+        while count and self.sq_head != self.sq_tail:
+            index = self.sq_head & self.q.sq_mask
+            if self.q.sq_array != NULL:
+                index = self.q.sq_array[index]
+            taken.append(self.q.sqes[index].user_data)
+            self.sq_head += 1
+            count -= 1
+        return taken
+
+    def kernel_posts(self, uint64_t user_data, int res):
+        """As the kernel does: post a completion; False when the queue is full."""
+        cdef uint32_t index = self.cq_tail & self.q.cq_mask
+        if <uint32_t>(self.cq_tail - self.cq_head) == self.q.cq_entries:
+            return False
+        self.q.cqes[index].user_data = user_data
+        self.q.cqes[index].res = res
+        self.cq_tail += 1
+        return True
+
+    def reap(self, uint32_t count):
+        """Up to `count` completions as (user_data, res), and the head moved past them."""
+        cdef uint32_t index
+        count = min(count, cq_ready(&self.q))
+        reaped = [(cq_at(&self.q, index).user_data, cq_at(&self.q, index).res)
+                  for index in range(count)]
+        cq_advance(&self.q, count)
+        return reaped

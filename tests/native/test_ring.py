@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,17 @@ def finish(ring: Ring) -> list[Operation]:
     got: list[Operation] = []
     while not ring.idle:
         got += ring.wait(10)  # nothing, if what has come begins a second attempt
+    return got
+
+
+def finish_when_woken(ring: Ring) -> list[Operation]:
+    """As `finish`, but looking at the ring only when its eventfd says so, as a loop does."""
+    got = list(ring.submit())
+    poll = select.poll()
+    poll.register(ring.eventfd, select.POLLIN)
+    while not ring.idle:
+        assert poll.poll(5000), "nobody wakes the loop"
+        got += ring.wake()
     return got
 
 
@@ -225,3 +237,43 @@ def test_abandoned_open_is_closed_when_it_arrives(ring: Ring, tmp_path: Path) ->
         assert operation.result >= 0
     assert ring.orphans == 2
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_overflowing_completion_queue_loses_nothing(step: int) -> None:
+    # Sized as it is it cannot overflow; this one can.
+    ring = Ring(64, entries=4, ladder_from=step, cq_entries=4)
+    assert ring.cq_entries == 4
+    operations = [_uring.nop_operation(number) for number in range(200)]
+    for operation in operations:
+        ring.start(operation)
+    assert [operation.result for operation in finish_when_woken(ring)] == list(range(200))
+    assert ring.overflows > 0
+    assert ring.inflight == ring.queued == 0
+    assert ring.leak() == 0
+
+
+def test_overflow_with_cancels_loses_nothing() -> None:
+    ring = Ring(32, entries=4, cq_entries=4)
+    ends = [pipe_read() for _ in range(32)]
+    reads = [_uring.read_operation(handle, 1, -1, False, False) for handle, _ in ends]
+    for read in reads:
+        ring.start(read)
+    ring.submit()
+    for read in reads:
+        ring.cancel(read)
+    got = finish_when_woken(ring)
+    assert sorted(map(id, got)) == sorted(map(id, reads))
+    assert all(read.cancelled for read in reads)
+    assert ring.overflows > 0
+    assert ring.leak() == 0
+    for _, writing in ends:
+        os.close(writing)
+
+
+def test_completion_queue_of_the_usual_size_cannot_overflow() -> None:
+    for inflight_max in (1, 8, 1000):
+        ring = Ring(inflight_max)
+        assert ring.inflight_max == inflight_max
+        assert ring.cq_entries >= 2 * inflight_max
+        assert ring.leak() == 0
