@@ -187,7 +187,7 @@ async def test_timeout_inside_a_scope_and_a_scope_inside_a_timeout(
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-@pytest.mark.hosts("asyncio", "asyncio-debug")  # uvloop 0.22 gives the factory an unknown argument
+@pytest.mark.hosts("asyncio", "asyncio-debug")  # uvloop 0.23 gives the factory an unknown argument
 async def test_eager_tasks_read_and_are_cancelled(tiers: Tiers, tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     factory: Any = asyncio.eager_task_factory  # type: ignore[attr-defined, unused-ignore]
