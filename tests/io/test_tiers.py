@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.conftest import Tiers
 
@@ -67,3 +68,23 @@ async def test_evicted_data_is_read_by_the_ring_or_a_thread(tiers: Tiers, tmp_pa
         assert counts.ring > before.ring
     else:
         assert counts.thread > before.thread
+
+
+async def test_files_closed_in_a_row_are_closed_once_each_with_and_without_a_turn(
+    tiers: Tiers, tmp_path: Path
+) -> None:
+    """More of them than the allowance of a turn has room for, so that some wait for the next."""
+    path = tmp_path / "small"
+    path.write_bytes(b"x" * 100)
+    files = [await anyio_uring.open_file(path, "rb", 0) for _ in range(150)]
+    descriptors = [file.fileno() for file in files]
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        for file in files:
+            await file.aclose()
+    assert not scope.cancelled_caught
+    for fd in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    if tiers.now:
+        assert statistics().now_closed == len(files)
