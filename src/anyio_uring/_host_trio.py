@@ -23,7 +23,7 @@ import trio
 from trio.lowlevel import Abort, Task
 
 from . import _private
-from ._host import Host, Unit, logger
+from ._host import SHUTDOWN_SECONDS, Host, Unit, logger
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class TrioHost(Host):
         self._turns = _Turns(self)
         self._hooked = False
         self._idle_turns = 0
+        self._unwatched = False
 
     # -- the ring -------------------------------------------------------------------------------
 
@@ -77,10 +78,25 @@ class TrioHost(Host):
             _private.trio_unwatch(fd)
 
     async def _reactor(self, fd: int) -> None:
-        """Only where Trio's epoll set is out of reach: the public way, one task later."""
-        while self.ring is not None and self.ring.eventfd == fd:
-            await trio.lowlevel.wait_readable(fd)
-            self.after_wait()
+        """Only where Trio's epoll set is out of reach: the public way, one task later.
+
+        Trio ends its system tasks with the main task.  Asynchronous generators that are finished
+        after that would wait in vain for the ring: they get threads.
+        """
+        try:
+            while self.ring is not None and self.ring.eventfd == fd:
+                await trio.lowlevel.wait_readable(fd)
+                self.after_wait()
+        except trio.Cancelled:
+            self._unwatched = True
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SHUTDOWN_SECONDS):
+                while self.ring is not None and not (self.ring.closed or self.ring.idle):
+                    await trio.lowlevel.wait_readable(fd)
+                    self.after_wait()
+            raise
+
+    def ready(self) -> bool:
+        return not self._unwatched and super().ready()
 
     def _hook(self) -> None:
         self._idle_turns = 0
