@@ -746,9 +746,10 @@ def plain_attributes(cls):
     PyType_Modified(<PyTypeObject *>cls)
 
 
-def pread_now(HandleOwner file, Py_ssize_t size, int64_t offset):
+def pread_now(HandleOwner file, Py_ssize_t size, offset):
     """`Handle.pread` of a file that holds nothing unwritten."""
-    if file._buffer is not None and file._buffer.pending:
+    # (as an int64_t it could be a float)
+    if type(offset) is not int or (file._buffer is not None and file._buffer.pending):
         file._handle.tried = False
         return None
     return file._handle.pread(size, offset)

@@ -166,8 +166,9 @@ class BufferedFile(AsyncFile[bytes]):
         if data is not None:
             return data
         tried = self._handle.tried
+        size = index(size)
         runtime = await self._begin(size)
-        self._check_positional(offset)
+        offset = self._check_positional(offset)
         self._check_readable()
         if size < 0:
             raise ValueError("size must not be negative")
@@ -177,7 +178,7 @@ class BufferedFile(AsyncFile[bytes]):
     async def preadinto(self, buffer: WriteableBuffer, offset: int) -> int:
         view = as_writable(buffer, "preadinto")
         runtime = await self._begin(view.nbytes)
-        self._check_positional(offset)
+        offset = self._check_positional(offset)
         self._check_readable()
         await self._settle_range(runtime, offset, view.nbytes)
         return cast(int, await runtime.ops.readinto(self._job(), view, offset))
@@ -334,7 +335,7 @@ class BufferedFile(AsyncFile[bytes]):
     async def pwrite(self, data: ReadableBuffer, offset: int) -> int:
         view = as_readable(data)
         runtime = await self._begin(view.nbytes)
-        self._check_positional(offset)
+        offset = self._check_positional(offset)
         handle = self._handle
         if not handle.writable:
             raise unsupported("write")

@@ -427,11 +427,13 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         if not self._handle.readable:
             raise unsupported(NOT_READABLE)
 
-    def _check_positional(self, offset: int) -> None:
+    def _check_positional(self, offset: int) -> int:
+        offset = index(offset)
         if not self._handle.seekable:
             raise os_error(ESPIPE, self._name)
         if offset < 0:
             raise os_error(EINVAL, self._name)
+        return offset
 
 
 plain_attributes(AsyncFile)

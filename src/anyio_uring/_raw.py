@@ -181,8 +181,9 @@ class RawFile(AsyncFile[bytes]):
         if data is not None:
             return data
         tried = self._handle.tried
+        size = index(size)
         runtime = await self._begin(size)
-        self._check_positional(offset)
+        offset = self._check_positional(offset)
         self._check_readable()
         if size < 0:
             raise ValueError("size must not be negative")
@@ -195,7 +196,7 @@ class RawFile(AsyncFile[bytes]):
         """
         view = as_writable(buffer, "preadinto")
         runtime = await self._begin(view.nbytes)
-        self._check_positional(offset)
+        offset = self._check_positional(offset)
         self._check_readable()
         return cast(int, await runtime.ops.readinto(self._job(), buffer, offset))
 
@@ -237,7 +238,7 @@ class RawFile(AsyncFile[bytes]):
         """
         view = as_readable(data)
         runtime = await self._begin(view.nbytes)
-        self._check_positional(offset)
+        offset = self._check_positional(offset)
         handle = self._handle
         if not handle.writable:
             raise unsupported(NOT_WRITABLE)
