@@ -1321,13 +1321,22 @@ cdef int allocate_scratch(Operation operation, size_t size) except -1:
     return 0
 
 
+cdef bint needs_worker(Handle handle) noexcept:
+    """A regular file that cannot be asked not to wait: the first attempt would fail in any case.
+
+    In /proc, /sys and FUSE it would do so 128 times: the kernel finds a poll method that says
+    "ready" and tries again (6.18: reading /proc/kallsyms took 19 s instead of 0.04).
+    """
+    return handle.regular and handle.now == _NOW_NEVER and not handle.direct
+
+
 def read_operation(Handle handle, Py_ssize_t size, int64_t offset, bint exact, bint force_async):
     """A read into fresh bytes (`Operation.take`).  Offset -1: the file's own position."""
     cdef Operation operation = new_operation(handle, AU_OP_READ)
     operation.size = size
     operation.offset = offset
     operation.exact = exact
-    operation.force_async = force_async
+    operation.force_async = force_async or needs_worker(handle)
     if handle.direct:
         allocate_scratch(operation, size)
         operation.data = <char *>operation.scratch
@@ -1387,7 +1396,7 @@ def readinto_operation(Handle handle, buffer, int64_t offset, bint exact, bint f
     operation.size = operation.view.len
     operation.offset = offset
     operation.exact = exact
-    operation.force_async = force_async
+    operation.force_async = force_async or needs_worker(handle)
     allocate_scratch(operation, operation.size)
     operation.data = <char *>operation.scratch
     return operation
@@ -1402,6 +1411,7 @@ def write_operation(Handle handle, buffer, int64_t offset, bint exact):
     operation.size = operation.view.len
     operation.offset = offset
     operation.exact = exact
+    operation.force_async = needs_worker(handle)
     # To a pipe or terminal a write can wait for ever, and a part of it is an honest result.
     operation.effect = handle.seekable
     return operation

@@ -11,6 +11,7 @@ stay cancellable.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -166,7 +167,7 @@ class ThreadOps:
                 return data
         if handle.seekable:
             return await self.fetch(job, lambda: _read_to_end(handle.fd, offset), offset, _itself)
-        return await read_growing(self, job, offset)
+        return await read_growing(self, self.read, job, offset)
 
     async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None:
         handle = job.handle
@@ -282,8 +283,18 @@ async def _wait_writable(fd: int) -> None:
     await wait_writable(fd)
 
 
-async def read_growing(ops: FileOps, job: Job, offset: int) -> bytes | None:
-    """Read until EOF, whatever the size says: /proc and /sys say 0, streams say nothing."""
+async def read_growing(
+    ops: FileOps,
+    read: Callable[[Job, int, int], Awaitable[bytes | None]],
+    job: Job,
+    offset: int,
+    limit: int | None = None,
+) -> bytes | None:
+    """Read until EOF, whatever the size says: /proc and /sys say 0, streams say nothing.
+
+    :param read: one step, of a size that it need not look at
+    :param limit: no more than so many bytes
+    """
     chunks: list[bytes] = []
     total = 0
     step = CHUNK_MIN
@@ -298,8 +309,12 @@ async def read_growing(ops: FileOps, job: Job, offset: int) -> bytes | None:
     part = job._replace(done=part_done)
     try:
         while True:
+            if limit is not None:
+                step = min(step, limit - total)
+                if not step:
+                    return await ops.join(chunks, job.limiter)
             under_way = True
-            chunk = await ops.read(part, step, -1 if offset == -1 else offset + total)
+            chunk = await read(part, step, -1 if offset == -1 else offset + total)
             if not chunk:
                 if chunk is None and not chunks:
                     return None
@@ -532,7 +547,12 @@ def _write_all(fd: int, view: memoryview, offset: int, whole: bool, report: Done
             put += os.write(fd, part) if offset == -1 else os.pwrite(fd, part, offset + put)
             if put >= len(view):
                 return put
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ESPIPE and offset != -1 and not whole:
+            # Files of /proc can be written, but not at an offset of one's choice
+            os.lseek(fd, offset, os.SEEK_SET)
+            put = os.write(fd, view)
+            return put
         if whole or not put:
             raise
         return put

@@ -16,6 +16,7 @@ from ._driver_thread import CHUNK_MAX, CHUNK_MIN, ThreadOps, read_growing
 from ._errors import CLOSED, closed_error, os_error
 from ._handle import MISS
 from ._host import Host
+from ._mounts import NOW_NEVER
 from ._ops import Done, Job, Opened
 
 if TYPE_CHECKING:
@@ -115,9 +116,23 @@ class UringOps:
                 _call(job.done, len(data))
                 return data
         if size > self.inline_max and handle.regular and not handle.direct:
-            size = await self._clip(job, size, max(offset, 0))
-            if size > self.inline_max and _in_pieces(handle, offset):
-                return await self._read_pieces(job, size, offset)
+            clipped = await self._clip(job, size, max(offset, 0))
+            if not clipped:
+                return await read_growing(self, self._read_step, job, offset, size)
+            if clipped > self.inline_max and _in_pieces(handle, offset):
+                return await self._read_pieces(job, clipped, offset)
+            size = clipped
+        return await self._read_once(job, size, offset)
+
+    async def _read_step(self, job: Job, size: int, offset: int) -> bytes | None:
+        data = None if job.tried else job.handle.pread_cached(size, offset)
+        if data is None:
+            return await self._read_once(job, size, offset)
+        _call(job.done, len(data))
+        return data
+
+    async def _read_once(self, job: Job, size: int, offset: int) -> bytes | None:
+        handle = job.handle
         operation: Operation | None = None
         if self._ready(job):
             operation = await self._run(
@@ -160,7 +175,7 @@ class UringOps:
             size = await self.size(part) - offset
             if size > self.inline_max:
                 return await self._read_rest(job, size, offset)
-        return await read_growing(self, job, offset)
+        return await read_growing(self, self._read_step, job, offset)
 
     async def _read_rest(self, job: Job, size: int, offset: int) -> bytes:
         """A big regular file: all of it in pieces, then whatever was added meanwhile."""
@@ -179,16 +194,22 @@ class UringOps:
             _call(job.done, moved or None)
 
     async def _clip(self, job: Job, size: int, offset: int) -> int:
-        """Do not allocate gigabytes for a small file."""
-        if size <= CLIP_MIN and not job.handle.local:
+        """Do not allocate gigabytes for a small file.  0: it has no size, or is empty.
+
+        Where there is no telling (/proc, /sys), pieces side by side would also make the kernel
+        produce the text from its beginning again and again.
+        """
+        handle = job.handle
+        if size <= CLIP_MIN and not handle.local and handle.now != NOW_NEVER:
             return size  # asking takes a trip of its own there
         try:
             end = await self.size(job._replace(done=None))
         except BaseException:
             _call(job.done, None)
             raise
-        # One more than there is, so that a file growing meanwhile is no false EOF; files of
-        # /proc say 0 and have more.
+        if not end:
+            return 0
+        # One more than there is, so that a file growing meanwhile is no false EOF
         return min(size, max(end - offset, CHUNK_MIN) + 1)
 
     async def _read_pieces(self, job: Job, size: int, offset: int) -> bytes:
