@@ -19,6 +19,7 @@ from tests.support.mounts import fs_type
 from tests.support.oracle import outcome
 
 import anyio_uring
+from anyio_uring import _driver_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -263,7 +264,7 @@ async def test_offsets_beyond_four_gib_are_exact(tiers: Tiers, tmp_path: Path) -
 
 
 @pytest.mark.hosts("asyncio")
-@pytest.mark.tiers("ring", "thread")
+@pytest.mark.tiers("ring")
 async def test_transfer_beyond_two_gib_is_whole(tiers: Tiers, in_memory: Path) -> None:
     """One read(2) ends at 2 GiB less a page.  Holes of a tmpfs: no disk, no page cache."""
     size = 2 * GIB + 12345
@@ -281,3 +282,25 @@ async def test_transfer_beyond_two_gib_is_whole(tiers: Tiers, in_memory: Path) -
             assert memory[:5] == b"first"
             assert memory[2 * GIB - 4096 - 2 : 2 * GIB - 4096 + 2] == b"seam"
             assert memory[size - 4 :] == b"last"
+
+
+@pytest.mark.tiers("thread")
+async def test_transfer_beyond_the_limit_of_one_call_is_whole(
+    tiers: Tiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_driver_thread, "TRANSFER_MAX", 1000)
+    async with await anyio_uring.open_file(tmp_path / "f", "w+b", 0) as file:
+        for shared in (False, True):
+            if shared:
+                file.fileno()
+            await file.seek(0)
+            assert await file.write(CONTENT) == len(CONTENT)
+            assert await file.pwrite(CONTENT, len(CONTENT)) == len(CONTENT)
+            assert await file.pread(1 << 20, 5) == CONTENT[5:] + CONTENT
+            await file.seek(0)
+            assert await file.read(5001) == CONTENT[:5001]
+            target = bytearray(1 << 16)
+            assert await file.readinto(target) == 2 * len(CONTENT) - 5001
+            assert target.startswith(CONTENT[5001:] + CONTENT)
+            await file.seek(1)
+            assert await file.read() == CONTENT[1:] + CONTENT
