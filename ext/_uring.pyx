@@ -551,6 +551,21 @@ cdef class Handle:
         """Like `pread` for a caller that has been admitted already: bytes or None."""
         return self.bytes_now(size, offset)
 
+    def fill_cached(self, bytes whole not None, Py_ssize_t start, Py_ssize_t size, int64_t offset):
+        """Read from memory into a part of fresh bytes (`new_bytes`): the count, or MISS."""
+        cdef Py_ssize_t count
+        if start < 0 or size < 0 or start + size > PyBytes_GET_SIZE(whole):
+            raise ValueError("piece outside its buffer")
+        if not self.may_try(size):
+            return _MISS
+        count = self.read_cached(PyBytes_AS_STRING(whole) + start, size, offset)
+        if count < 0:
+            self.missed(count)
+            return _MISS
+        self.misses = 0
+        self.meter.hits += 1
+        return count
+
     def readinto_cached(self, buffer, int64_t offset):
         """Fill a writable buffer from memory: the count, or MISS.  The caller was admitted."""
         cdef Py_buffer view

@@ -16,7 +16,7 @@ import os
 import stat
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from anyio import ClosedResourceError, to_thread
 
@@ -38,14 +38,47 @@ CHUNK = 64 << 10
 # Streams and files of unknown size are read in growing steps.
 CHUNK_MIN = 64 << 10
 CHUNK_MAX = 1 << 20
+# Up to here a cached range is copied on the loop's thread, piece by piece; beyond, by others.
+PACED_MAX = 4 << 20
 # More than this is put together in a thread: copying it takes milliseconds.
 JOIN_MAX = 4 << 20
+
+
+class Pace(NamedTuple):
+    """How cached data too big for one go is copied on the loop's thread: piece by piece, each
+    admitted by the gate.
+
+    :ivar admit: raises if the scope is cancelled, waits for a turn if one is due
+    :ivar piece: bytes copied at once
+    """
+
+    admit: Callable[[int], Awaitable[None]]
+    piece: int
+
+    async def fill(self, handle: Handle, whole: bytes, size: int, offset: int) -> tuple[int, bool]:
+        """Read cached data into fresh bytes.
+
+        Returns how much, and whether that is all there is; if not, the rest is not in memory.
+        """
+        got = 0
+        while got < size:
+            wanted = min(self.piece, size - got)
+            if got:
+                await self.admit(wanted)
+            count = handle.fill_cached(whole, got, wanted, offset + got)
+            if count == MISS:
+                return got, False
+            got += count
+            if count < wanted:
+                break
+        return got, True
 
 
 class ThreadOps:
     """The driver without a ring."""
 
     name = "thread"
+    pace: Pace | None = None
 
     def __init__(self) -> None:
         self.jobs = 0
@@ -148,6 +181,9 @@ class ThreadOps:
                 _call(job.done, len(data))
                 return data
         if handle.seekable:
+            data = await self._read_paced(job, size, offset)
+            if data is not None:
+                return data
             return await self.fetch(
                 job, lambda: _pread_full(handle.fd, size, offset), offset, _itself
             )
@@ -156,12 +192,28 @@ class ThreadOps:
             job, lambda: _nonblocking(lambda: os.read(handle.fd, size)), -1, _itself
         )
 
+    async def _read_paced(self, job: Job, size: int, offset: int) -> bytes | None:
+        """All of a cached range too big for one go, or None."""
+        pace = self.pace
+        if pace is None or offset < 0 or not job.handle.now or not pace.piece < size <= PACED_MAX:
+            return None
+        from ._uring import new_bytes, take_bytes
+
+        box = [new_bytes(size)]
+        got, complete = await pace.fill(job.handle, box[0], size, offset)
+        if not complete:
+            return None
+        _call(job.done, got)
+        return take_bytes(box, got)
+
     async def read_to_end(self, job: Job, offset: int) -> bytes | None:
         handle = job.handle
         size = handle.size_now()
         if size != MISS and offset >= 0:
             wanted = max(size - offset, 0) + 1
             data = handle.pread_cached(wanted, offset)
+            if data is None:
+                data = await self._read_paced(job._replace(done=None), wanted, offset)
             if data is not None and len(data) < wanted:
                 _call(job.done, len(data))
                 return data

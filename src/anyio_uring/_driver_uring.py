@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _uring
-from ._driver_thread import CHUNK_MAX, CHUNK_MIN, ThreadOps, read_growing
+from ._driver_thread import CHUNK_MAX, CHUNK_MIN, PACED_MAX, Pace, ThreadOps, read_growing
 from ._errors import CLOSED, closed_error, os_error
 from ._handle import MISS
 from ._host import Host
@@ -37,6 +37,7 @@ class UringOps:
     """The driver with a ring; `host` is the loop it serves."""
 
     name = "uring"
+    pace: Pace | None = None
 
     def __init__(self, host: Host, supported: frozenset[int], inline_max: int) -> None:
         self.host = host
@@ -213,9 +214,16 @@ class UringOps:
         return min(size, max(end - offset, CHUNK_MIN) + 1)
 
     async def _read_pieces(self, job: Job, size: int, offset: int) -> bytes:
-        host = self.host
+        host, handle, pace = self.host, job.handle, self.pace
+        box = [_uring.new_bytes(size)]
+        got = 0
+        if pace is not None and handle.now and size <= PACED_MAX:
+            got, complete = await pace.fill(handle, box[0], size, offset)
+            if complete:
+                _call(job.done, got)
+                return _uring.take_bytes(box, got)
         while self._ready(job):
-            pieces = _Pieces(host, job.handle, size, offset, _Settle(job))
+            pieces = _Pieces(host, handle, size, offset, _Settle(job), box, got)
             try:
                 pieces.start()
                 if not pieces.done:
@@ -230,6 +238,7 @@ class UringOps:
                 break
             if pieces.cancelled:
                 self._check_open(job)
+                box, got = [_uring.new_bytes(size)], 0
             elif pieces.result < 0:
                 raise os_error(-pieces.result, job.name)
             else:
@@ -475,13 +484,23 @@ class _Pieces:
 
     effect = False
 
-    def __init__(self, host: Host, handle: Handle, size: int, offset: int, settle: _Settle) -> None:
+    def __init__(
+        self,
+        host: Host,
+        handle: Handle,
+        size: int,
+        offset: int,
+        settle: _Settle,
+        box: list[bytes],
+        got: int,
+    ) -> None:
         self.host = host
         self.handle = handle
         self.size = size
         self.offset = offset
         self.settle = settle
-        self._box = [_uring.new_bytes(size)]
+        self._box = box  # fresh bytes, in a list so that they can be cut in place
+        self._begin = self._next = got  # what is before that is there already
         self.waiter: Any = None
         self.result = 0
         self.moved = 0
@@ -489,7 +508,6 @@ class _Pieces:
         self.cancelled = False
         self.abandoned = False
         self.done = False
-        self._next = 0
         self._live: dict[int, Operation] = {}
         self._got: dict[int, int] = {}
         self._stopping = False
@@ -528,7 +546,7 @@ class _Pieces:
 
     def _finish(self) -> None:
         self.done = True
-        position = 0
+        position = self.moved = self._begin
         while position in self._got:
             self.moved += self._got[position]
             position += PIECE_BYTES

@@ -136,6 +136,9 @@ class PortableHandle:
     def pread_cached(self, size: int, offset: int) -> bytes | None:
         return None
 
+    def fill_cached(self, whole: bytes, start: int, size: int, offset: int) -> int:
+        return MISS
+
     def readinto_cached(self, buffer: Any, offset: int) -> int:
         return MISS
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import NoEventLoopError
 
 from . import _handle, _private, _probe
-from ._driver_thread import ThreadOps
+from ._driver_thread import Pace, ThreadOps
 from ._errors import UringUnavailableError
 from ._gate import Gate
 from ._handle import Handle
@@ -97,6 +97,8 @@ class Runtime:
             _runtimes.add(self)
         itself: Any = ops
         self.threads: ThreadOps = getattr(ops, "threads", itself)
+        if meter is not None:
+            itself.pace = self.threads.pace = Pace(self.gate.admit, meter.inline_max)
 
     def interrupt(self, handle: Handle) -> None:
         """The file is being closed: end what waits on it, in whatever loop, and has no effect."""
