@@ -125,9 +125,6 @@ cdef enum:
     _MISSES_MAX = 4
     _SKIP = 15
 
-    # Beyond this a position may exceed what a file system holds; the kernel is asked then.
-    POSITION_SAFE_MAX = 1 << 42
-
     # The kernel's own restart codes (include/linux/errno.h), seen when a cancel interrupts a
     # worker; never meant for users.
     _ERESTARTSYS = 512
@@ -203,13 +200,13 @@ cdef class Meter:
     cdef readonly uint64_t closed
 
     def __cinit__(self):
-        # ~90 cached reads of 4 KiB, or four of 256 KiB, between two turns of the loop
+        # ~90 cached reads of 4 KiB, or one of 1 MiB, between two turns of the loop
         self.budget = 160_000
         self.cost_fixed = 1_200
         self.cost_buffered = 300
         self.cost_shift = 3     # 8 bytes per nanosecond
         self.left = self.budget
-        self.inline_max = 256 << 10
+        self.inline_max = 1 << 20
         self.enabled = True
 
     def watch_asyncio(self, loop, current_task, task_states):
@@ -651,13 +648,18 @@ cdef class Buffer:
 
     cpdef bytes take(self, Py_ssize_t size):
         """The next `size` bytes (or as many as there are)."""
+        cdef bytes result
         if size > self.ahead():
             size = self.ahead()
         if size == PyBytes_GET_SIZE(self.data):
-            self.start = size
-            return self.data
-        result = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.data) + self.start, size)
+            result = self.data
+        else:
+            result = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.data) + self.start, size)
         self.start += size
+        if PyBytes_GET_SIZE(self.data) > self.size and self.ahead() <= self.size:
+            # A big read has gone through here: do not keep its memory
+            self.data = self.data[self.start:]
+            self.start = 0
         return result
 
     cdef Py_ssize_t line_end(self, Py_ssize_t limit) noexcept:
@@ -776,6 +778,9 @@ def read_now(HandleOwner file, Py_ssize_t size):
 
 
 # The same for buffered files.  Each does all of its operation or nothing, and answers None then.
+
+# Beyond this a position may exceed what a file system holds; the kernel is asked then.
+cdef int64_t POSITION_SAFE_MAX = <int64_t>1 << 42
 
 cdef bint ready_to_read(HandleOwner file) noexcept:
     cdef Handle handle = file._handle

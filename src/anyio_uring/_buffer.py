@@ -6,12 +6,13 @@ that needs no waiting, or nothing, and answers None then.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ._handle import COMPILED, HandleOwner
 
 __all__ = [
     "Buffer",
+    "Lines",
     "buffered_read_now",
     "buffered_readline_now",
     "buffered_seek_now",
@@ -47,6 +48,10 @@ class PortableBuffer:
     def take(self, size: int) -> bytes:
         data = self._data[self._start : self._start + size]
         self._start += len(data)
+        if len(self._data) > self.size and self.unread <= self.size:
+            # A big read has gone through here: do not keep its memory
+            self._data = self.peek()
+            self._start = 0
         return data
 
     def take_line(self, limit: int) -> bytes | None:
@@ -126,3 +131,23 @@ else:
     buffered_seek_now = _seek_portably
     buffered_tell_now = _tell_portably
     buffered_write_now = _write_portably
+
+
+class Lines:
+    """The lines of a buffered file, for ``async for``."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __aiter__(self) -> Lines:
+        return self
+
+    async def __anext__(self) -> bytes:
+        line = buffered_readline_now(self._file)
+        if line is None:
+            line = cast(bytes, await self._file.readline())
+        if not line:
+            raise StopAsyncIteration
+        return line

@@ -27,6 +27,7 @@ from anyio import CancelScope
 
 from ._buffer import (
     Buffer,
+    Lines,
     buffered_read_now,
     buffered_readline_now,
     buffered_seek_now,
@@ -159,7 +160,7 @@ class BufferedFile(AsyncFile[bytes]):
             turn.leave()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Lines(self)
+        return Lines(self)
 
     async def pread(self, size: int, offset: int) -> bytes:
         data = pread_now(self, size, offset)
@@ -596,23 +597,3 @@ class BufferedFile(AsyncFile[bytes]):
 
 
 plain_attributes(BufferedFile)
-
-
-class _Lines:
-    """The lines of a file, for ``async for``."""
-
-    __slots__ = ("_file",)
-
-    def __init__(self, file: BufferedFile) -> None:
-        self._file = file
-
-    def __aiter__(self) -> _Lines:
-        return self
-
-    async def __anext__(self) -> bytes:
-        line = buffered_readline_now(self._file)
-        if line is None:
-            line = await self._file.readline()
-        if not line:
-            raise StopAsyncIteration
-        return line

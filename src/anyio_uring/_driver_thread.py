@@ -16,13 +16,13 @@ import os
 import stat
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from anyio import ClosedResourceError, to_thread
 
 from ._errors import closed_error
 from ._handle import MISS, fd_facts
-from ._ops import Done, FileOps, Job, Opened
+from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Pace
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -38,40 +38,8 @@ CHUNK = 64 << 10
 # Streams and files of unknown size are read in growing steps.
 CHUNK_MIN = 64 << 10
 CHUNK_MAX = 1 << 20
-# Up to here a cached range is copied on the loop's thread, piece by piece; beyond, by others.
-PACED_MAX = 4 << 20
 # More than this is put together in a thread: copying it takes milliseconds.
 JOIN_MAX = 4 << 20
-
-
-class Pace(NamedTuple):
-    """How cached data too big for one go is copied on the loop's thread: piece by piece, each
-    admitted by the gate.
-
-    :ivar admit: raises if the scope is cancelled, waits for a turn if one is due
-    :ivar piece: bytes copied at once
-    """
-
-    admit: Callable[[int], Awaitable[None]]
-    piece: int
-
-    async def fill(self, handle: Handle, whole: bytes, size: int, offset: int) -> tuple[int, bool]:
-        """Read cached data into fresh bytes.
-
-        Returns how much, and whether that is all there is; if not, the rest is not in memory.
-        """
-        got = 0
-        while got < size:
-            wanted = min(self.piece, size - got)
-            if got:
-                await self.admit(wanted)
-            count = handle.fill_cached(whole, got, wanted, offset + got)
-            if count == MISS:
-                return got, False
-            got += count
-            if count < wanted:
-                break
-        return got, True
 
 
 class ThreadOps:
@@ -365,6 +333,9 @@ async def read_growing(
                 step = min(step, limit - total)
                 if not step:
                     return await ops.join(chunks, job.limiter)
+            if total and ops.pace is not None:
+                # Cached data may come without any waiting
+                await ops.pace.admit(step)
             under_way = True
             chunk = await read(part, step, -1 if offset == -1 else offset + total)
             if not chunk:

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _uring
-from ._driver_thread import CHUNK_MAX, CHUNK_MIN, PACED_MAX, Pace, ThreadOps, read_growing
+from ._driver_thread import CHUNK_MAX, CHUNK_MIN, ThreadOps, read_growing
 from ._errors import CLOSED, closed_error, os_error
 from ._handle import MISS
 from ._host import Host
 from ._mounts import NOW_NEVER
-from ._ops import Done, Job, Opened
+from ._ops import PACED_MAX, Done, Job, Opened, Pace
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -280,6 +280,7 @@ class UringOps:
 
     async def _readinto_parts(self, job: Job, view: memoryview, offset: int) -> int:
         """A big buffer, part by part, since the loop's thread copies what a part has read."""
+        handle = job.handle
         moved = 0
         under_way = left = False
 
@@ -293,9 +294,13 @@ class UringOps:
         try:
             while moved < len(view):
                 piece = view[moved : moved + CHUNK_MAX]
-                under_way = True
                 at = -1 if offset == -1 else offset + moved
-                count = await self._readinto_once(part, piece, at) or 0
+                if self.pace is not None and moved:
+                    await self.pace.admit(len(piece))
+                count = MISS if at == -1 else handle.readinto_cached(piece, at)
+                if count == MISS:
+                    under_way = True
+                    count = await self._readinto_once(part, piece, at) or 0
                 moved += count
                 if count < len(piece):
                     break

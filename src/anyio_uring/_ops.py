@@ -7,8 +7,10 @@ file names, and cancel in the same way as far as a thread can be cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+from ._handle import MISS
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -20,6 +22,10 @@ Done: TypeAlias = Callable[[int | None], object]
 """Called exactly once when a job that owns a file's position is over, whatever became of the task
 that asked: with the bytes transferred, or None if nothing happened.  It may run in any thread, and
 runs no user code."""
+
+
+# Up to here a cached range is copied on the loop's thread, piece by piece; beyond, by others.
+PACED_MAX = 4 << 20
 
 
 class Job(NamedTuple):
@@ -47,6 +53,36 @@ class Opened(NamedTuple):
     facts: tuple[int, int, int, str, int, bool]
 
 
+class Pace(NamedTuple):
+    """How cached data too big for one go is copied on the loop's thread: piece by piece, each
+    admitted by the gate.
+
+    :ivar admit: raises if the scope is cancelled, waits for a turn if one is due
+    :ivar piece: bytes copied at once
+    """
+
+    admit: Callable[[int], Awaitable[None]]
+    piece: int
+
+    async def fill(self, handle: Handle, whole: bytes, size: int, offset: int) -> tuple[int, bool]:
+        """Read cached data into fresh bytes.
+
+        Returns how much, and whether that is all there is; if not, the rest is not in memory.
+        """
+        got = 0
+        while got < size:
+            wanted = min(self.piece, size - got)
+            if got:
+                await self.admit(wanted)
+            count = handle.fill_cached(whole, got, wanted, offset + got)
+            if count == MISS:
+                return got, False
+            got += count
+            if count < wanted:
+                break
+        return got, True
+
+
 class FileOps(Protocol):
     """A driver.  Offsets are in bytes; offset -1 is the kernel's own position.
 
@@ -55,6 +91,7 @@ class FileOps(Protocol):
     """
 
     name: str
+    pace: Pace | None
 
     async def open(
         self, path: str | bytes, flags: int, mode: int, limiter: CapacityLimiter | None

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from anyio import NoEventLoopError
 
 from . import _handle, _private, _probe
-from ._driver_thread import Pace, ThreadOps
+from ._driver_thread import ThreadOps
 from ._errors import UringUnavailableError
 from ._gate import Gate
 from ._handle import Handle
 from ._host import Host, forget_rings, logger
-from ._ops import FileOps
+from ._ops import FileOps, Pace
 from ._settings import Settings, allowed_tiers, current_settings
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ class Settings:
 
     driver: Driver = "auto"
     checkpoint_every: int | None = None
-    inline_size_max: int = 262144
+    inline_size_max: int = 1 << 20
     inflight_max: int = 1024
     workers_max: int | None = None
     cancel_grace: float = 0.01

@@ -43,7 +43,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert dataclasses.asdict(anyio_uring.current_settings()) == {
         "driver": "auto",
         "checkpoint_every": None,
-        "inline_size_max": 262144,
+        "inline_size_max": 1 << 20,
         "inflight_max": 1024,
         "workers_max": None,
         "cancel_grace": 0.01,
