@@ -14,6 +14,9 @@ from typing import NamedTuple
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"})
 # These answer preadv2(RWF_NOWAIT); others refuse it (EOPNOTSUPP), which costs one call to learn.
 NOWAIT = frozenset({"ext4", "ext3", "ext2", "xfs", "btrfs", "f2fs"})
+# Here the kernel makes a file up while it is read: what a second read finds at an offset need not
+# belong to what the first one found before it, unless they follow each other on one descriptor.
+MADE_UP = frozenset({"proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "configfs"})
 
 NOW_NEVER, NOW_NOWAIT, NOW_PLAIN, NOW_RESIDENT = range(4)
 

@@ -18,6 +18,7 @@ from ._errors import os_error, unsupported
 from ._file import AsyncFile
 from ._handle import Handle, fd_facts, open_now
 from ._modes import Mode, parse_mode
+from ._mounts import MADE_UP
 from ._ops import Opened
 from ._raw import RawFile
 from ._runtime import Runtime, current_runtime
@@ -272,7 +273,7 @@ async def _finish(
     exclusive: bool,
 ) -> AsyncFile[Any]:
     """From a descriptor to a file; the descriptor is not lost if that fails."""
-    fd, (st_mode, blksize, _, _, now, local) = opened
+    fd, (st_mode, blksize, size, fs_type, now, local) = opened
     if stat.S_ISDIR(st_mode):
         if not isinstance(name, int):
             os.close(fd)
@@ -281,13 +282,15 @@ async def _finish(
         fd, flags, closefd=closefd, st_mode=st_mode, blksize=blksize, now=now, local=local
     )
     handle.meter = runtime.meter
-    handle.shared = not exclusive or not handle.seekable
+    # (elsewhere a file without a size may be one whose text is made up, too)
+    made_up = fs_type in MADE_UP or (mode.reading and size == 0 and not local)
+    handle.shared = not exclusive or not handle.seekable or made_up
     file: AsyncFile[Any]
     if buffering == 0:
         file = RawFile(handle, name, mode.raw_name, limiter)
     else:
-        size = buffering if buffering > 1 else default_buffer_size(blksize)
-        file = BufferedFile(handle, name, mode.raw_name, limiter, size)
+        buffer_size = buffering if buffering > 1 else default_buffer_size(blksize)
+        file = BufferedFile(handle, name, mode.raw_name, limiter, buffer_size)
     try:
         if mode.updating and buffering != 0 and not file.seekable():
             raise unsupported("File or stream is not seekable.")
