@@ -1950,7 +1950,7 @@ cdef class Ring:
         return 0
 
     cdef list hand_out(self):
-        """The finished operations, their files released and their state committed.
+        """The finished operations, their state committed and their files released.
 
         `when_done` is our own code (the file layer's lock and position); it runs before any task
         is woken, also when the task that asked has left.
@@ -1962,12 +1962,13 @@ cdef class Ring:
         batch, self.finished = self.finished, []
         try:
             for operation in batch:
-                if operation.handle is not None and not operation.left:
-                    operation.left = True
-                    operation.handle.leave()
                 if operation.when_done is not None:
                     callback, operation.when_done = operation.when_done, None
                     callback(operation)
+                # Only now: whoever closes a file when it is idle finds its state committed
+                if operation.handle is not None and not operation.left:
+                    operation.left = True
+                    operation.handle.leave()
         except BaseException:
             # A KeyboardInterrupt, say.  The rest, and all the waking, in the next turn.
             self.finished = batch + self.finished

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator
 from operator import index
 from typing import TYPE_CHECKING, Any, cast
 
-from anyio import CancelScope
+from anyio import CancelScope, get_cancelled_exc_class
 
 from ._buffer import (
     Buffer,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from ._handle import Handle
     from ._line import Turn
+    from ._ops import Job
 
 SEEK_WHENCES = {os.SEEK_SET, os.SEEK_CUR, os.SEEK_END} | {
     getattr(os, name) for name in ("SEEK_DATA", "SEEK_HOLE") if hasattr(os, name)
@@ -222,24 +223,33 @@ class BufferedFile(AsyncFile[bytes]):
         self._advance(len(data))
         return data
 
-    async def _fill(self, runtime: Runtime, turn: Turn, wanted: int = 0) -> bytes | None:
+    async def _fill(
+        self, runtime: Runtime, turn: Turn, wanted: int = 0, since: int | None = None
+    ) -> bytes | None:
         """One read into the buffer, behind what is unread; b"" at the end of the file.
 
         :param wanted: read this much if it is more than the buffer's size
+        :param since: `_changes` when the caller began
         """
         handle, buffer = self._handle, self._buffer
         size = max(buffer.size, wanted)
-        if handle.shared:
-            data = await runtime.ops.read(self._step(turn), size, -1)
-        else:
-            while True:
-                changes = self._changes
-                data = await runtime.ops.read(self._job(), size, handle.position) or b""
-                if changes == self._changes:
-                    break
-                # `pwrite` has changed the file meanwhile: what is here may be older
-                handle.position -= buffer.drop()
-            self._advance(len(data))
+        while True:
+            changes = self._changes
+            known = changes if since is None else since
+            try:
+                if handle.shared:
+                    data = await runtime.ops.read(self._reading_step(turn, known), size, -1)
+                else:
+                    data = await runtime.ops.read(self._job(), size, handle.position) or b""
+                    self._advance(len(data))
+            except BaseException:
+                if not turn.under_way:
+                    self._forget_older(known)
+                raise
+            if changes == self._changes:
+                break
+            # `pwrite` has changed the file meanwhile: what is here may be older
+            self._forget_older(changes, len(data or b""))
         if data:
             buffer.fill(data)
         return data
@@ -295,6 +305,7 @@ class BufferedFile(AsyncFile[bytes]):
     async def _read_line(self, runtime: Runtime, turn: Turn, limit: int) -> bytes:
         buffer = self._buffer
         parts: list[bytes] = []
+        changes = self._changes
         try:
             while True:
                 part = buffer.take_line(limit)
@@ -303,13 +314,15 @@ class BufferedFile(AsyncFile[bytes]):
                 part = buffer.take(buffer.unread)
                 parts.append(part)
                 limit -= len(part) if limit > 0 else 0
-                if not await self._fill(runtime, turn):
+                if not await self._fill(runtime, turn, 0, changes):
                     return b"".join(parts)
         except BaseException:
             # The parts are still the next ones to be read
             rest = buffer.peek()
             buffer.drop()
             buffer.fill(b"".join(parts) + rest)
+            if not turn.under_way:
+                self._forget_older(changes)
             raise
         parts.append(part)
         return b"".join(parts)
@@ -469,17 +482,35 @@ class BufferedFile(AsyncFile[bytes]):
         finally:
             turn.leave()
 
+    def _reading_step(self, turn: Turn, changes: int) -> Job:
+        """A read at the kernel's position; it forgets what is older also if its task has left."""
+        return self._step(turn, lambda _: self._forget_older(changes))
+
+    def _forget_older(self, changes: int, more: int = 0) -> None:
+        """Within a turn: forget what was read before `pwrite` changed the file.
+
+        :param changes: `_changes` when it was read
+        :param more: bytes that were read behind it, but not put into the buffer
+        """
+        if changes != self._changes:
+            self._step_back(self._buffer.drop() + more)
+
+    def _step_back(self, count: int) -> None:
+        handle = self._handle
+        if not count:
+            return
+        if handle.shared:
+            os.lseek(handle.fd, -count, os.SEEK_CUR)
+        else:
+            handle.position -= count
+
     def _forget_ahead(self) -> None:
         """After a positional write: what was read ahead may be older than the file."""
         handle = self._handle
         self._changes += 1
         if handle.busy or handle.closed:
             return  # whoever reads now looks at `_changes`
-        count = self._buffer.drop()
-        if count and handle.shared:
-            os.lseek(handle.fd, -count, os.SEEK_CUR)
-        else:
-            handle.position -= count
+        self._step_back(self._buffer.drop())
 
     # -- the position -----------------------------------------------------------------------------
 
@@ -510,7 +541,8 @@ class BufferedFile(AsyncFile[bytes]):
         unread = buffer.unread
         if whence == os.SEEK_CUR:
             offset -= unread
-        if handle.shared or not handle.seekable:
+        shared = handle.shared
+        if shared or not handle.seekable:
             position = await self._seek_kernel(runtime, offset, whence)
         elif whence == os.SEEK_SET:
             position = offset
@@ -526,6 +558,8 @@ class BufferedFile(AsyncFile[bytes]):
             position = await self._seek_kernel(runtime, position, os.SEEK_SET)
         buffer.drop()
         handle.position = position
+        if handle.shared and not shared:
+            os.lseek(handle.fd, position, os.SEEK_SET)  # somebody has asked for the descriptor
         return position
 
     async def tell(self) -> int:
@@ -543,7 +577,11 @@ class BufferedFile(AsyncFile[bytes]):
         handle, buffer = self._handle, self._buffer
         position = handle.position
         if handle.shared or not handle.seekable:
+            changes = self._changes
             position = await self._seek_kernel(runtime, 0, os.SEEK_CUR)
+            if changes != self._changes:
+                position -= buffer.unread
+                self._forget_older(changes)
         return position - buffer.unread + buffer.pending
 
     async def _check_seekable(self, runtime: Runtime) -> None:
@@ -563,7 +601,10 @@ class BufferedFile(AsyncFile[bytes]):
             super()._publish()
 
     def _salvage(self, data: bytes) -> None:
-        self._buffer.fill(data)
+        if self._handle.seekable:
+            super()._salvage(data)
+        else:
+            self._buffer.fill(data)
 
     # -- closing ----------------------------------------------------------------------------------
 
@@ -571,22 +612,44 @@ class BufferedFile(AsyncFile[bytes]):
         handle = self._handle
         if handle.closed:
             return
+        interrupted: BaseException | None = None
         try:
             if self._buffer.pending:
-                runtime = current_runtime()
-                handle.meter = runtime.meter
+                interrupted = await self._flush_finally(current_runtime())
+        finally:
+            await super().aclose()
+        if interrupted is not None:
+            raise interrupted
+
+    async def _flush_finally(self, runtime: Runtime) -> BaseException | None:
+        """Flush, also in a cancelled scope; returns the native cancellation that came meanwhile.
+
+        One does not end it: an operation under way may leave bytes in the buffer that are nobody's
+        but ours.  A second one leaves them to that operation.
+        """
+        interrupted: BaseException | None = None
+        self._handle.meter = runtime.meter
+        while True:
+            try:
                 with CancelScope(shield=True):
                     turn = await self._take_turn(runtime)
                     try:
                         await self._write_out(runtime, turn)
                     finally:
                         turn.leave()
-        finally:
-            await super().aclose()
+                return interrupted
+            except get_cancelled_exc_class() as error:
+                if interrupted is not None:
+                    raise
+                interrupted = error
 
     def _flush_synchronously(self) -> None:
+        if not self._handle.busy:
+            self._flush_rest()
+
+    def _flush_rest(self) -> None:
         handle, buffer = self._handle, self._buffer
-        while buffer.pending and not handle.busy:
+        while buffer.pending:
             data = buffer.unwritten()
             if handle.shared:
                 count = os.write(handle.fd, data)

@@ -270,7 +270,10 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             os.lseek(handle.fd, handle.position, os.SEEK_SET)
 
     def _flush_synchronously(self) -> None:
-        """Hand the kernel what is unwritten; it may block."""
+        """Hand the kernel what is unwritten, unless somebody is at it; it may block."""
+
+    def _flush_rest(self) -> None:
+        """The same once nobody can be at it any more."""
 
     def _advance(self, moved: int | None) -> None:
         """An operation that began at `handle.position` (not at the kernel's) has moved it."""
@@ -309,7 +312,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         self._retire()
         handle.meter = runtime.meter
         interrupted = await self._wait_idle(runtime) if handle.inflight else None
-        if not _close_when_idle(handle):
+        if not _close_when_idle(handle, self._flush_rest):
             # A scope costs half as much as the rest of a close that need not wait
             closed = handle.closefd and handle.close_now() != MISS
             if not closed or not runtime.meter.charge(0):
@@ -360,7 +363,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             self._flush_synchronously()
         finally:
             self._retire()
-            if not _close_when_idle(handle):
+            if not _close_when_idle(handle, self._flush_rest):
                 fd = handle.release()
                 if handle.closefd:
                     os.close(fd)
@@ -439,10 +442,17 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 plain_attributes(AsyncFile)
 
 
-def _close_when_idle(handle: Handle) -> bool:
-    """The last operation under way closes, and keeps the handle alive; False if there is none."""
+def _close_when_idle(handle: Handle, flush: Callable[[], object]) -> bool:
+    """The last operation under way closes, and keeps the handle alive; False if there is none.
+
+    :param flush: called before
+    """
 
     def close() -> None:
+        try:
+            flush()
+        except OSError:
+            logger.exception("writing what a file that nobody waits for had buffered failed")
         fd = handle.release()
         if handle.closefd:
             try:

@@ -23,20 +23,22 @@ class Turn:
 
     It ends when both are through: the task (`leave`), and the step that it may have left under
     way (`begin`, `over`; the latter in any thread).
+
+    :ivar under_way: whether there is such a step
     """
 
-    __slots__ = ("_left", "_line", "_under_way")
+    __slots__ = ("_left", "_line", "under_way")
 
     def __init__(self, line: Line) -> None:
         self._line = line
-        self._under_way = self._left = False
+        self.under_way = self._left = False
 
     def begin(self) -> None:
-        self._under_way = True
+        self.under_way = True
 
     def over(self) -> None:
         with self._line._mutex:
-            self._under_way = False
+            self.under_way = False
             left = self._left
         if left:
             self._line.release()
@@ -44,7 +46,7 @@ class Turn:
     def leave(self) -> None:
         with self._line._mutex:
             self._left = True
-            under_way = self._under_way
+            under_way = self.under_way
         if not under_way:
             self._line.release()
 
