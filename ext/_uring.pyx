@@ -187,6 +187,7 @@ cdef class Meter:
     cdef object task_reference  # of the task seen last, and its state
     cdef object task_state
     cdef dict trio_locals       # Trio's variables of this thread: "task", "runner"
+    cdef public object runtime  # whose meter this is; None once its loop has ended
     cdef readonly int64_t left
     cdef int64_t budget
     cdef int64_t cost_fixed     # of one operation, in nanoseconds of the loop's time
@@ -232,7 +233,7 @@ cdef class Meter:
     def retire(self):
         """The loop has ended: no file may take this meter for the current one any more."""
         self.kind = 0
-        self.loop = self.task_reference = self.task_state = None
+        self.loop = self.task_reference = self.task_state = self.runtime = None
         self.runner = 0
 
     def refill(self):
@@ -262,6 +263,10 @@ cdef class Meter:
     cdef bint admit(self, Py_ssize_t size) except -1:
         """False: ask the gate (another loop, a cancelled scope, or the allowance is used up)."""
         return self.left > 0 and self.look() and self.charge(size)
+
+    def admits(self, Py_ssize_t size):
+        """As `admit`, for the slow path; no more is charged than what is copied at once."""
+        return self.admit(min(size, self.inline_max))
 
     cdef bint look(self) except -1:
         """Whether this meter's loop runs the current task and no scope around it is cancelled."""

@@ -35,9 +35,18 @@ from ._buffer import (
     buffered_write_now,
 )
 from ._errors import CLOSED, os_error, unsupported
-from ._file import SAFE_POSITION_MAX, AsyncFile, as_offset, as_readable, as_size, as_writable
+from ._file import (
+    SAFE_POSITION_MAX,
+    SEEK_WHENCES,
+    AsyncFile,
+    as_offset,
+    as_readable,
+    as_size,
+    as_writable,
+)
 from ._handle import plain_attributes, pread_now
 from ._runtime import Runtime, current_runtime
+from ._transfers import pwrite
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -46,10 +55,6 @@ if TYPE_CHECKING:
     from ._handle import Handle
     from ._line import Turn
     from ._ops import Job
-
-SEEK_WHENCES = {os.SEEK_SET, os.SEEK_CUR, os.SEEK_END} | {
-    getattr(os, name) for name in ("SEEK_DATA", "SEEK_HOLE") if hasattr(os, name)
-}
 
 
 class BufferedFile(AsyncFile[bytes]):
@@ -654,7 +659,7 @@ class BufferedFile(AsyncFile[bytes]):
             if handle.shared:
                 count = os.write(handle.fd, data)
             else:
-                count = os.pwrite(handle.fd, data, handle.position)
+                count = pwrite(handle.fd, data, handle.position)
                 handle.position += count
             self._wrote(count)
 

@@ -11,7 +11,6 @@ stay cancellable.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
@@ -23,6 +22,7 @@ from anyio import ClosedResourceError, to_thread
 from ._errors import closed_error
 from ._handle import MISS, fd_facts
 from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Pace
+from ._transfers import pread_full, read_to_end, write_all
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# One read(2) or write(2) moves at most this much (macOS refuses more, Linux cuts off).
-TRANSFER_MAX = 1 << 30
-CHUNK = 64 << 10
 # Streams and files of unknown size are read in growing steps.
 CHUNK_MIN = 64 << 10
 CHUNK_MAX = 1 << 20
@@ -95,7 +92,7 @@ class ThreadOps:
         _call(job.done, count if isinstance(count, int) else len(count or b""))
         return result
 
-    async def _hop(self, hop: _Hop[T], job: Job) -> T:
+    async def _hop(self, hop: _Hop[T] | _PositionalRead[T], job: Job) -> T:
         self.jobs += 1
         try:
             await to_thread.run_sync(hop, limiter=job.limiter)
@@ -152,8 +149,10 @@ class ThreadOps:
             data = await self._read_paced(job, size, offset)
             if data is not None:
                 return data
+            if offset >= 0 and job.done is None:
+                return await self._hop(_PositionalRead(handle, pread_full, size, offset), job)
             return await self.fetch(
-                job, lambda: _pread_full(handle.fd, size, offset), offset, _itself
+                job, lambda: pread_full(handle.fd, size, offset), offset, _itself
             )
         await self._ready(job, _wait_readable)
         return await self.fetch(
@@ -186,7 +185,7 @@ class ThreadOps:
                 _call(job.done, len(data))
                 return data
         if handle.seekable:
-            return await self.fetch(job, lambda: _read_to_end(handle.fd, offset), offset, _itself)
+            return await self.fetch(job, lambda: read_to_end(handle.fd, offset), offset, _itself)
         return await read_growing(self, self.read, job, offset)
 
     async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None:
@@ -203,7 +202,7 @@ class ThreadOps:
             size = len(view)
             if handle.seekable:
                 data = await self.fetch(
-                    job, lambda: _pread_full(handle.fd, size, offset), offset, _itself, view
+                    job, lambda: pread_full(handle.fd, size, offset), offset, _itself, view
                 )
             else:
                 await self._ready(job, _wait_readable)
@@ -215,15 +214,18 @@ class ThreadOps:
     async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
         handle = job.handle
         view = _as_bytes(memoryview(data))
-        if handle.seekable:
-            return await self.run(
-                job, lambda report: _write_all(handle.fd, view, offset, whole, report)
-            )
-        await self._ready(job, _wait_writable)
-        return await self.run(
-            job,
-            lambda report: _moved(_nonblocking(lambda: os.write(handle.fd, view)), report),
-        )
+
+        def writing(report: Done) -> int | None:
+            with view:  # or AnyIO's idle thread would hold the caller's buffer with its last job
+                if handle.seekable:
+                    return write_all(handle.fd, view, offset, whole, report)
+                count = _nonblocking(lambda: os.write(handle.fd, view))
+                report(count)
+                return count
+
+        if not handle.seekable:
+            await self._ready(job, _wait_writable)
+        return await self.run(job, writing)
 
     async def size(self, job: Job) -> int:
         size = job.handle.size_now()
@@ -441,6 +443,38 @@ class _Hop(Generic[T]):
         # else the thread does, at its end
 
 
+class _PositionalRead(Generic[T]):
+    """pread(2) in a thread.  Nobody else is told what becomes of it, so there is little to settle:
+    a native cancel may come before the thread begins.
+    """
+
+    __slots__ = ("_data", "_handle", "_offset", "_read", "_size", "_ticket")
+
+    def __init__(self, handle: Handle, read: Callable[[int, int, int], T], *what: int) -> None:
+        self._handle = handle
+        self._read = read
+        self._size, self._offset = what
+        self._ticket = threading.Lock()
+        handle.join()
+
+    def __call__(self) -> None:
+        if not self._ticket.acquire(blocking=False):
+            raise RuntimeError("the operation was cancelled before it began")
+        handle = self._handle
+        try:
+            self._data = self._read(handle.fd, self._size, self._offset)
+        finally:
+            handle.leave()
+
+    def take(self) -> T:
+        return self._data
+
+    def leave(self) -> None:
+        """The task leaves with an exception: the call's own, or a cancellation."""
+        if self._ticket.acquire(blocking=False):
+            self._handle.leave()
+
+
 class _Errand(Generic[T]):
     """A function in a thread whose result (a descriptor) must not get lost on the way."""
 
@@ -507,12 +541,6 @@ def _itself(data: bytes | None) -> bytes:
     return data or b""
 
 
-def _moved(count: int | None, report: Done) -> int | None:
-    """Report a finished write, and pass its result on."""
-    report(count)
-    return count
-
-
 def _nonblocking(function: Callable[[], T]) -> T | None:
     try:
         return function()
@@ -520,64 +548,5 @@ def _nonblocking(function: Callable[[], T]) -> T | None:
         return None
 
 
-def _pread(fd: int, size: int, offset: int) -> bytes:
-    size = min(size, TRANSFER_MAX)
-    return os.read(fd, size) if offset == -1 else os.pread(fd, size, offset)
-
-
-def _pread_full(fd: int, size: int, offset: int) -> bytes:
-    data = _pread(fd, size, offset)
-    if len(data) == size or not data:
-        return data
-    chunks = [data]
-    got = len(data)
-    while got < size:
-        try:
-            chunk = _pread(fd, size - got, -1 if offset == -1 else offset + got)
-        except OSError:
-            break  # the part counts, as in read(2); the next call meets the error
-        if not chunk:
-            break
-        chunks.append(chunk)
-        got += len(chunk)
-    return b"".join(chunks)
-
-
 def _as_bytes(view: memoryview) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(bytearray())
-
-
-def _read_to_end(fd: int, offset: int) -> bytes:
-    """As `io.FileIO.readall`: the size is a hint (files of /proc say 0), EOF decides."""
-    size = os.fstat(fd).st_size
-    position = offset if offset >= 0 else os.lseek(fd, 0, os.SEEK_CUR)
-    chunks: list[bytes] = []
-    got = 0
-    while True:
-        wanted = max(size - position - got + 1, CHUNK)
-        chunk = _pread(fd, wanted, -1 if offset == -1 else offset + got)
-        if not chunk:
-            return b"".join(chunks) if len(chunks) != 1 else chunks[0]
-        chunks.append(chunk)
-        got += len(chunk)
-
-
-def _write_all(fd: int, view: memoryview, offset: int, whole: bool, report: Done) -> int:
-    put = 0
-    try:
-        while True:
-            part = view[put : put + TRANSFER_MAX]
-            put += os.write(fd, part) if offset == -1 else os.pwrite(fd, part, offset + put)
-            if put >= len(view):
-                return put
-    except OSError as error:
-        if error.errno == errno.ESPIPE and offset != -1 and not whole:
-            # Files of /proc can be written, but not at an offset of one's choice
-            os.lseek(fd, offset, os.SEEK_SET)
-            put = os.write(fd, view)
-            return put
-        if whole or not put:
-            raise
-        return put
-    finally:
-        report(put)

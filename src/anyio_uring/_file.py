@@ -45,6 +45,9 @@ logger = logging.getLogger("anyio_uring")
 EINVAL, ESPIPE = 22, 29
 # Beyond this a position may exceed what the file system can hold; the kernel is asked then.
 SAFE_POSITION_MAX = 1 << 42
+SEEK_WHENCES = {os.SEEK_SET, os.SEEK_CUR, os.SEEK_END} | {
+    getattr(os, name) for name in ("SEEK_DATA", "SEEK_HOLE") if hasattr(os, name)
+}
 
 
 class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
@@ -384,6 +387,9 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         handle = self._handle
         if handle.closed:
             raise closed_error(closed)
+        meter = handle.meter
+        if meter is not None and meter.admits(size):
+            return cast(Runtime, meter.runtime)
         runtime = current_runtime()
         handle.meter = runtime.meter
         await runtime.gate.admit(min(size, runtime.settings.inline_size_max))
@@ -393,7 +399,8 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 
     async def _take_turn(self, runtime: Runtime) -> Turn:
         """Stand in line for the position; the caller calls `leave` on what this returns."""
-        await self._line.acquire(runtime.host)
+        if not self._line.try_acquire():
+            await self._line.acquire(runtime.host)
         if self._handle.closed:
             self._line.release()
             raise closed_error()

@@ -67,7 +67,8 @@ class Line:
         itself: Any = self
         self._flag: Any = itself if flag is None else flag
         self._places: deque[_Place] | None = None  # made when somebody has to wait
-        self._mutex = threading.Lock()
+        # Reentrant: the collector may finalise a task that waits here while this one looks
+        self._mutex = threading.RLock()
         self._flag.busy = False
 
     def try_acquire(self) -> bool:

@@ -98,6 +98,7 @@ class Runtime:
         itself: Any = ops
         self.threads: ThreadOps = getattr(ops, "threads", itself)
         if meter is not None:
+            meter.runtime = self
             itself.pace = self.threads.pace = Pace(self.gate.admit, meter.inline_max)
 
     def interrupt(self, handle: Handle) -> None:

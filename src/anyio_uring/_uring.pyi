@@ -18,6 +18,7 @@ _Facts: TypeAlias = tuple[int, int, int, str, int, bool]
 
 @final
 class Meter:
+    runtime: Any
     inline_max: int
     enabled: bool
     @property
@@ -43,6 +44,7 @@ class Meter:
     def charge(self, size: int) -> bool: ...
     def spend(self, size: int) -> None: ...
     def clear(self) -> bool: ...
+    def admits(self, size: int) -> bool: ...
 
 @final
 class Handle:

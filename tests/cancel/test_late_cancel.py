@@ -44,6 +44,14 @@ def cancel_late(
             victim = victims.pop()
             victim.get_loop().call_soon_threadsafe(victim.cancel)
 
+    def read(hop: Any) -> None:
+        original_read(hop)
+        if victims:
+            victim = victims.pop()
+            victim.get_loop().call_soon_threadsafe(victim.cancel)
+
+    original_read = _driver_thread._PositionalRead.__call__
+    monkeypatch.setattr(_driver_thread._PositionalRead, "__call__", read)
     original_awake = _host_asyncio.AsyncioHost.awake
     original_finish = _driver_thread._Hop._finish
     monkeypatch.setattr(_host_asyncio.AsyncioHost, "awake", awake)

@@ -19,7 +19,7 @@ from tests.support.mounts import fs_type
 from tests.support.oracle import outcome
 
 import anyio_uring
-from anyio_uring import _driver_thread
+from anyio_uring import _transfers
 
 pytestmark = pytest.mark.anyio
 
@@ -288,7 +288,7 @@ async def test_transfer_beyond_two_gib_is_whole(tiers: Tiers, in_memory: Path) -
 async def test_transfer_beyond_the_limit_of_one_call_is_whole(
     tiers: Tiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_driver_thread, "TRANSFER_MAX", 1000)
+    monkeypatch.setattr(_transfers, "TRANSFER_MAX", 1000)
     async with await anyio_uring.open_file(tmp_path / "f", "w+b", 0) as file:
         for shared in (False, True):
             if shared:

@@ -1,0 +1,103 @@
+"""Whole transfers by system calls that may block: what a worker thread runs.
+
+At offset -1 they use the file's own position.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+    from ._ops import Done
+
+# One read(2) or write(2) moves at most this much (macOS refuses more, Linux cuts off).
+TRANSFER_MAX = 1 << 30
+CHUNK = 64 << 10
+
+if hasattr(os, "pread"):
+    pread, pwrite = os.pread, os.pwrite
+else:
+    # Windows: by way of the descriptor's own position, which is put back
+    _moving = threading.Lock()
+
+    def pread(fd: int, size: int, offset: int, /) -> bytes:
+        with _moving:
+            before = os.lseek(fd, 0, os.SEEK_CUR)
+            try:
+                os.lseek(fd, offset, os.SEEK_SET)
+                return os.read(fd, size)
+            finally:
+                os.lseek(fd, before, os.SEEK_SET)
+
+    def pwrite(fd: int, data: ReadableBuffer, offset: int, /) -> int:
+        with _moving:
+            before = os.lseek(fd, 0, os.SEEK_CUR)
+            try:
+                os.lseek(fd, offset, os.SEEK_SET)
+                return os.write(fd, data)
+            finally:
+                os.lseek(fd, before, os.SEEK_SET)
+
+
+def _read(fd: int, size: int, offset: int) -> bytes:
+    size = min(size, TRANSFER_MAX)
+    return os.read(fd, size) if offset == -1 else pread(fd, size, offset)
+
+
+def pread_full(fd: int, size: int, offset: int) -> bytes:
+    data = _read(fd, size, offset)
+    if len(data) == size or not data:
+        return data
+    chunks = [data]
+    got = len(data)
+    while got < size:
+        try:
+            chunk = _read(fd, size - got, -1 if offset == -1 else offset + got)
+        except OSError:
+            break  # the part counts, as in read(2); the next call meets the error
+        if not chunk:
+            break
+        chunks.append(chunk)
+        got += len(chunk)
+    return b"".join(chunks)
+
+
+def read_to_end(fd: int, offset: int) -> bytes:
+    """As `io.FileIO.readall`: the size is a hint (files of /proc say 0), EOF decides."""
+    size = os.fstat(fd).st_size
+    position = offset if offset >= 0 else os.lseek(fd, 0, os.SEEK_CUR)
+    chunks: list[bytes] = []
+    got = 0
+    while True:
+        wanted = max(size - position - got + 1, CHUNK)
+        chunk = _read(fd, wanted, -1 if offset == -1 else offset + got)
+        if not chunk:
+            return b"".join(chunks) if len(chunks) != 1 else chunks[0]
+        chunks.append(chunk)
+        got += len(chunk)
+
+
+def write_all(fd: int, view: memoryview, offset: int, whole: bool, report: Done) -> int:
+    put = 0
+    try:
+        while True:
+            with view[put : put + TRANSFER_MAX] as part:
+                put += os.write(fd, part) if offset == -1 else pwrite(fd, part, offset + put)
+            if put >= len(view):
+                return put
+    except OSError as error:
+        if error.errno == errno.ESPIPE and offset != -1 and not whole:
+            # Files of /proc can be written, but not at an offset of one's choice
+            os.lseek(fd, offset, os.SEEK_SET)
+            put = os.write(fd, view)
+            return put
+        if whole or not put:
+            raise
+        return put
+    finally:
+        report(put)
