@@ -30,14 +30,14 @@ from typing import IO, TYPE_CHECKING, Any, AnyStr, Self, cast
 import anyio
 from anyio import CancelScope
 
-from ._errors import CLOSED, NOT_READABLE, closed_error, os_error, unsupported
-from ._handle import MISS, Handle, HandleOwner, plain_attributes
+from ._errors import CLOSED, NOT_READABLE, NOT_WRITABLE, closed_error, os_error, unsupported
+from ._handle import MISS, Handle, HandleOwner, plain_attributes, pread_now
 from ._line import Line, Turn
 from ._ops import Job
 from ._runtime import Runtime, current_runtime
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
     from anyio import CapacityLimiter
 
 logger = logging.getLogger("anyio_uring")
@@ -218,6 +218,74 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         self._check_closed(CLOSED + ".")
         for line in lines:
             await self.write(cast("Any", line))
+
+    # -- at an offset of one's choice --------------------------------------------------------------
+
+    async def pread(self, size: int, offset: int) -> bytes:
+        """Read `size` bytes at `offset`, fewer only at the end of the file.
+
+        Takes no part in the order of operations; the position does not move.  What is unwritten
+        there is written first.  A text file has it on its `buffer`.
+
+        :raises ValueError: negative size, or the file is closed
+        :raises OSError: ESPIPE on a stream, EINVAL for a negative offset, and pread(2)'s
+        :raises io.UnsupportedOperation: not opened for reading
+        """
+        data = pread_now(self, size, offset)
+        if data is not None:
+            return data
+        tried = self._handle.tried
+        size = index(size)
+        runtime = await self._begin(size)
+        offset = self._check_positional(offset)
+        self._check_readable()
+        if size < 0:
+            raise ValueError("size must not be negative")
+        await self._settle_range(runtime, offset, size)
+        return cast(bytes, await runtime.ops.read(self._job(tried), size, offset))
+
+    async def preadinto(self, buffer: WriteableBuffer, offset: int) -> int:
+        """Fill a buffer from `offset`; the count is short only at the end of the file.
+
+        :raises TypeError: the buffer is read-only or not contiguous; otherwise as `pread`
+        """
+        view = as_writable(buffer, "preadinto")
+        runtime = await self._begin(view.nbytes)
+        offset = self._check_positional(offset)
+        self._check_readable()
+        await self._settle_range(runtime, offset, view.nbytes)
+        return cast(int, await runtime.ops.readinto(self._job(), view, offset))
+
+    async def pwrite(self, data: ReadableBuffer, offset: int) -> int:
+        """Write all of `data` at `offset`; returns its size in bytes.  The position does not move.
+
+        What was read ahead is read again.  A text file has it on its `buffer`.
+
+        :raises io.UnsupportedOperation: not opened for writing, or in an append mode, where
+            pwrite(2) would append
+        :raises OSError: ESPIPE on a stream, EINVAL for a negative offset, and pwrite(2)'s; a part
+            may have been written
+        """
+        view = as_readable(data)
+        runtime = await self._begin(view.nbytes)
+        offset = self._check_positional(offset)
+        handle = self._handle
+        if not handle.writable:
+            raise unsupported(NOT_WRITABLE)
+        if handle.append:
+            raise unsupported("pwrite in an append mode would append")
+        await self._settle_range(runtime, offset, view.nbytes)
+        self._forget_ahead()
+        try:
+            return cast(int, await runtime.ops.write(self._job(), view, offset, True))
+        finally:
+            self._forget_ahead()
+
+    async def _settle_range(self, runtime: Runtime, offset: int, size: int) -> None:
+        """Before a positional operation: have what is unwritten there written."""
+
+    def _forget_ahead(self) -> None:
+        """Around a positional write: what was read ahead may be older than the file."""
 
     # -- the disk ---------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from ._file import (
     as_size,
     as_writable,
 )
-from ._handle import plain_attributes, pread_now, read_now
+from ._handle import plain_attributes, read_now
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -168,38 +168,6 @@ class RawFile(AsyncFile[bytes]):
                 self._salvage(b"".join(chunks))
             raise
 
-    async def pread(self, size: int, offset: int) -> bytes:
-        """Read `size` bytes at `offset`, fewer only at the end of the file.
-
-        Takes no part in the order of operations; the position does not move.
-
-        :raises ValueError: negative size, or the file is closed
-        :raises OSError: ESPIPE on a stream, EINVAL for a negative offset, and pread(2)'s
-        :raises io.UnsupportedOperation: not opened for reading
-        """
-        data = pread_now(self, size, offset)
-        if data is not None:
-            return data
-        tried = self._handle.tried
-        size = index(size)
-        runtime = await self._begin(size)
-        offset = self._check_positional(offset)
-        self._check_readable()
-        if size < 0:
-            raise ValueError("size must not be negative")
-        return cast(bytes, await runtime.ops.read(self._job(tried), size, offset))
-
-    async def preadinto(self, buffer: WriteableBuffer, offset: int) -> int:
-        """Fill a buffer from `offset`; the count is short only at the end of the file.
-
-        :raises TypeError: the buffer is read-only or not contiguous; otherwise as `pread`
-        """
-        view = as_writable(buffer, "preadinto")
-        runtime = await self._begin(view.nbytes)
-        offset = self._check_positional(offset)
-        self._check_readable()
-        return cast(int, await runtime.ops.readinto(self._job(), buffer, offset))
-
     # -- writing ----------------------------------------------------------------------------------
 
     async def write(self, b: ReadableBuffer | str) -> int:
@@ -227,24 +195,6 @@ class RawFile(AsyncFile[bytes]):
             return cast(int, await runtime.ops.write(job, view, offset, False))
         finally:
             turn.leave()
-
-    async def pwrite(self, data: ReadableBuffer, offset: int) -> int:
-        """Write all of `data` at `offset`; returns its size in bytes.  The position does not move.
-
-        :raises io.UnsupportedOperation: not opened for writing, or in an append mode, where
-            pwrite(2) would append
-        :raises OSError: ESPIPE on a stream, EINVAL for a negative offset, and pwrite(2)'s; a part
-            may have been written
-        """
-        view = as_readable(data)
-        runtime = await self._begin(view.nbytes)
-        offset = self._check_positional(offset)
-        handle = self._handle
-        if not handle.writable:
-            raise unsupported(NOT_WRITABLE)
-        if handle.append:
-            raise unsupported("pwrite in an append mode would append")
-        return cast(int, await runtime.ops.write(self._job(), view, offset, True))
 
     async def truncate(self, size: int | None = None) -> int:
         """Set the size of the file, by default to the position, which does not move.

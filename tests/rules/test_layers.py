@@ -18,7 +18,7 @@ LAYERS = {
     2: "_gate _driver_uring _driver_thread",
     3: "_host_asyncio _host_trio",
     4: "_runtime _info",
-    5: "_file _raw _buffered",
+    5: "_file _raw _buffer_steps _buffered",
     6: "_open",
     7: "__init__ __main__ _doctor _bench _bench_cases _bench_material _bench_report testing",
 }
