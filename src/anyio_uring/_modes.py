@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -43,6 +44,11 @@ def parse_mode(mode: str) -> Mode:
     """
     if not isinstance(mode, str):
         raise TypeError(f"open() argument 'mode' must be str, not {_type_name(mode)}")
+    return _parse(mode)
+
+
+@lru_cache(maxsize=64)
+def _parse(mode: str) -> Mode:
     if "\0" in mode:
         raise ValueError("embedded null character")
     letters = set(mode)
