@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, cast
 
 from anyio import CancelScope, get_cancelled_exc_class
 
+from ._arguments import as_offset, as_readable, as_size, as_writable
 from ._buffer import (
     Lines,
     buffered_read_now,
@@ -37,10 +38,6 @@ from ._buffer_steps import BufferSteps
 from ._errors import CLOSED, os_error, unsupported
 from ._file import (
     SEEK_WHENCES,
-    as_offset,
-    as_readable,
-    as_size,
-    as_writable,
 )
 from ._handle import plain_attributes
 from ._runtime import Runtime, current_runtime
@@ -107,26 +104,26 @@ class BufferedFile(BufferSteps):
             turn.leave()
 
     async def readinto(self, b: WriteableBuffer) -> int:
-        view = as_writable(b, "readinto")
-        runtime, turn = await self._begin_reading("read", view.nbytes, closed="readinto")
-        try:
-            return await self._read_into(runtime, turn, view)
-        finally:
-            turn.leave()
+        with as_writable(b, "readinto") as view:
+            runtime, turn = await self._begin_reading("read", view.nbytes, closed="readinto")
+            try:
+                return await self._read_into(runtime, turn, view)
+            finally:
+                turn.leave()
 
     async def readinto1(self, b: WriteableBuffer) -> int:
-        view = as_writable(b, "readinto1")
-        runtime, turn = await self._begin_reading("read1", view.nbytes, closed="readinto")
-        buffer = self._buffer
-        try:
-            rest = view.nbytes - buffer.unread
-            if rest > buffer.size or (rest > 0 and not buffer.unread):
-                await self._fill(runtime, turn, rest)
-            data = buffer.take(view.nbytes)
-            view[: len(data)] = data
-            return len(data)
-        finally:
-            turn.leave()
+        with as_writable(b, "readinto1") as view:
+            runtime, turn = await self._begin_reading("read1", view.nbytes, closed="readinto")
+            buffer = self._buffer
+            try:
+                rest = view.nbytes - buffer.unread
+                if rest > buffer.size or (rest > 0 and not buffer.unread):
+                    await self._fill(runtime, turn, rest)
+                data = buffer.take(view.nbytes)
+                view[: len(data)] = data
+                return len(data)
+            finally:
+                turn.leave()
 
     async def readline(self, size: int | None = -1) -> bytes:
         if size == -1:
@@ -160,16 +157,16 @@ class BufferedFile(BufferSteps):
             return count
         if not self._handle.writable:
             raise unsupported("write")
-        view = as_readable(b)
-        runtime = await self._begin(view.nbytes, "write to closed file")
-        turn = await self._take_turn(runtime)
-        try:
-            await self._rewind(runtime)
-            if not self._buffer.add(view):
-                await self._write_through(runtime, turn, view)
-            return view.nbytes
-        finally:
-            turn.leave()
+        with as_readable(b) as view:
+            runtime = await self._begin(view.nbytes, "write to closed file")
+            turn = await self._take_turn(runtime)
+            try:
+                await self._rewind(runtime)
+                if not self._buffer.add(view):
+                    await self._write_through(runtime, turn, view)
+                return view.nbytes
+            finally:
+                turn.leave()
 
     async def truncate(self, size: int | None = None) -> int:
         runtime = await self._begin(0, "truncate of closed file")

@@ -30,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any, AnyStr, Self, cast
 import anyio
 from anyio import CancelScope
 
+from ._arguments import as_readable, as_size, as_writable
 from ._errors import CLOSED, NOT_READABLE, NOT_WRITABLE, closed_error, os_error, unsupported
 from ._handle import MISS, Handle, HandleOwner, plain_attributes, pread_now
 from ._line import Line, Turn
@@ -249,12 +250,12 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 
         :raises TypeError: the buffer is read-only or not contiguous; otherwise as `pread`
         """
-        view = as_writable(buffer, "preadinto")
-        runtime = await self._begin(view.nbytes)
-        offset = self._check_positional(offset)
-        self._check_readable()
-        await self._settle_range(runtime, offset, view.nbytes)
-        return cast(int, await runtime.ops.readinto(self._job(), view, offset))
+        with as_writable(buffer, "preadinto") as view:
+            runtime = await self._begin(view.nbytes)
+            offset = self._check_positional(offset)
+            self._check_readable()
+            await self._settle_range(runtime, offset, view.nbytes)
+            return cast(int, await runtime.ops.readinto(self._job(), view, offset))
 
     async def pwrite(self, data: ReadableBuffer, offset: int) -> int:
         """Write all of `data` at `offset`; returns its size in bytes.  The position does not move.
@@ -266,20 +267,20 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         :raises OSError: ESPIPE on a stream, EINVAL for a negative offset, and pwrite(2)'s; a part
             may have been written
         """
-        view = as_readable(data)
-        runtime = await self._begin(view.nbytes)
-        offset = self._check_positional(offset)
-        handle = self._handle
-        if not handle.writable:
-            raise unsupported(NOT_WRITABLE)
-        if handle.append:
-            raise unsupported("pwrite in an append mode would append")
-        await self._settle_range(runtime, offset, view.nbytes)
-        self._forget_ahead()
-        try:
-            return cast(int, await runtime.ops.write(self._job(), view, offset, True))
-        finally:
+        with as_readable(data) as view:
+            runtime = await self._begin(view.nbytes)
+            offset = self._check_positional(offset)
+            handle = self._handle
+            if not handle.writable:
+                raise unsupported(NOT_WRITABLE)
+            if handle.append:
+                raise unsupported("pwrite in an append mode would append")
+            await self._settle_range(runtime, offset, view.nbytes)
             self._forget_ahead()
+            try:
+                return cast(int, await runtime.ops.write(self._job(), view, offset, True))
+            finally:
+                self._forget_ahead()
 
     async def _settle_range(self, runtime: Runtime, offset: int, size: int) -> None:
         """Before a positional operation: have what is unwritten there written."""
@@ -536,49 +537,3 @@ def _close_when_idle(handle: Handle, flush: Callable[[], object]) -> bool:
                 logger.exception("closing a file that nobody waits for failed")
 
     return handle.call_when_idle(close)
-
-
-def as_size(size: Any) -> int:
-    """An argument that is a number of bytes, or None for all of them (-1)."""
-    if size is None:
-        return -1
-    if not hasattr(type(size), "__index__"):
-        raise TypeError(f"argument should be integer or None, not {type(size).__name__!r}")
-    return index(size)
-
-
-def as_offset(offset: Any) -> int:
-    """An argument that is a position in a file, or a distance in it."""
-    offset = index(offset)
-    if not -1 << 63 <= offset < 1 << 63:
-        raise ValueError("cannot fit 'int' into an offset-sized integer")
-    return int(offset)
-
-
-def as_writable(buffer: Any, function: str) -> memoryview:
-    """The bytes of a buffer to be read into."""
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        view = memoryview(b"")
-    if view.readonly or not view.c_contiguous:
-        raise TypeError(
-            f"{function}() argument must be read-write bytes-like object, "
-            f"not {'None' if buffer is None else type(buffer).__name__}"
-        )
-    return _as_bytes(view)
-
-
-def as_readable(data: Any) -> memoryview:
-    """The bytes of a buffer to be written."""
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise TypeError(f"a bytes-like object is required, not {type(data).__name__!r}") from None
-    return _as_bytes(view)
-
-
-def _as_bytes(view: memoryview) -> memoryview:
-    if not view.c_contiguous:
-        raise BufferError("memoryview: underlying buffer is not C-contiguous")
-    return view.cast("B") if view.nbytes else memoryview(bytearray())

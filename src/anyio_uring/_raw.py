@@ -11,14 +11,12 @@ import sys
 from operator import index
 from typing import TYPE_CHECKING, cast
 
+from ._arguments import as_readable, as_size, as_writable
 from ._errors import CLOSED, NOT_WRITABLE, os_error, unsupported
 from ._file import (
     EINVAL,
     SAFE_POSITION_MAX,
     AsyncFile,
-    as_readable,
-    as_size,
-    as_writable,
 )
 from ._handle import plain_attributes, read_now
 
@@ -103,23 +101,23 @@ class RawFile(AsyncFile[bytes]):
 
         :raises TypeError: the buffer is read-only or not contiguous
         """
-        view = as_writable(b, "readinto")
-        runtime = await self._begin(view.nbytes)
-        self._check_readable()
-        handle = self._handle
-        turn = await self._take_turn(runtime)
-        try:
-            if handle.kept:
-                data, handle.kept = handle.kept[: view.nbytes], handle.kept[view.nbytes :]
-                view.cast("B")[: len(data)] = data
-                return len(data)
-            if handle.shared:
-                return cast(int, await runtime.ops.readinto(self._step(turn), b, -1))
-            count = await runtime.ops.readinto(self._job(), b, handle.position) or 0
-            self._advance(count)
-            return count
-        finally:
-            turn.leave()
+        with as_writable(b, "readinto") as view:
+            runtime = await self._begin(view.nbytes)
+            self._check_readable()
+            handle = self._handle
+            turn = await self._take_turn(runtime)
+            try:
+                if handle.kept:
+                    data, handle.kept = handle.kept[: view.nbytes], handle.kept[view.nbytes :]
+                    view.cast("B")[: len(data)] = data
+                    return len(data)
+                if handle.shared:
+                    return cast(int, await runtime.ops.readinto(self._step(turn), view, -1))
+                count = await runtime.ops.readinto(self._job(), view, handle.position) or 0
+                self._advance(count)
+                return count
+            finally:
+                turn.leave()
 
     async def readline(self, size: int | None = -1) -> bytes:
         """Read until a newline, the end, or `size` bytes.  A stream is read byte by byte, since
@@ -181,20 +179,20 @@ class RawFile(AsyncFile[bytes]):
         :raises ValueError: the file is closed
         :raises OSError: ENOSPC, EFBIG, EPIPE, EIO, and whatever else write(2) reports
         """
-        view = as_readable(b)
-        runtime = await self._begin(view.nbytes)
-        if not self._handle.writable:
-            raise unsupported(NOT_WRITABLE)
-        handle = self._handle
-        turn = await self._take_turn(runtime)
-        try:
-            if handle.shared:
-                job, offset = self._step(turn), -1
-            else:
-                job, offset = self._step(turn, self._advance), handle.position
-            return cast(int, await runtime.ops.write(job, view, offset, False))
-        finally:
-            turn.leave()
+        with as_readable(b) as view:
+            runtime = await self._begin(view.nbytes)
+            if not self._handle.writable:
+                raise unsupported(NOT_WRITABLE)
+            handle = self._handle
+            turn = await self._take_turn(runtime)
+            try:
+                if handle.shared:
+                    job, offset = self._step(turn), -1
+                else:
+                    job, offset = self._step(turn, self._advance), handle.position
+                return cast(int, await runtime.ops.write(job, view, offset, False))
+            finally:
+                turn.leave()
 
     async def truncate(self, size: int | None = None) -> int:
         """Set the size of the file, by default to the position, which does not move.

@@ -527,3 +527,17 @@ async def test_aclose_in_a_cancelled_scope_closes_and_does_not_raise(
     assert file.closed
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+async def test_buffer_is_free_again_after_an_error(tiers: Tiers) -> None:
+    """Also while somebody holds on to the traceback."""
+    data = bytearray(8)
+    async with await anyio_uring.open_file("/dev/full", "wb", 0) as file:
+        with pytest.raises(OSError, match="No space left") as error:
+            await file.write(data)
+        data.append(0)
+    assert error.value.filename == "/dev/full"
+    with pytest.raises(ValueError, match="closed file") as closed:
+        await file.write(data)
+    data.append(0)
+    assert closed.value.__traceback__ is not None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 LAYERS = {
-    0: "_modes _errors _settings _mounts _private",
+    0: "_arguments _modes _errors _settings _mounts _private",
     1: "_ops _host _handle _line _probe _buffer _transfers",
     2: "_gate _driver_uring _driver_thread",
     3: "_host_asyncio _host_trio",
