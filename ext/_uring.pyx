@@ -18,6 +18,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_FindChar, PyUnicode_GET_LENGTH, PyUnicode_Substring
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcpy, memmove, memset
@@ -53,11 +54,19 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t newsize) except -1
     object PyWeakref_NewRef(object ob, object callback)
     PyObject *PyDict_GetItemWithError(object p, object key) except? NULL
+    void PyErr_SetObject(object type, object value)
+    int PyIter_Send(PyObject *iter, PyObject *value, PyObject **result) except -1
 
 cdef extern from "Python.h":
     ctypedef object (*getattrofunc)(object, object)
+    ctypedef PyObject *(*iternextfunc)(PyObject *)
+    ctypedef int (*sendfunc)(PyObject *, PyObject *, PyObject **)
+    ctypedef struct PyAsyncMethods:
+        sendfunc am_send
     ctypedef struct PyTypeObject:
         getattrofunc tp_getattro
+        iternextfunc tp_iternext
+        PyAsyncMethods *tp_as_async
     object PyObject_GenericGetAttr(object, object)
     void PyType_Modified(PyTypeObject *)
 
@@ -745,6 +754,121 @@ cdef class Buffer:
             memmove(self.dirty, self.dirty + count, self.pending)
 
 
+@cython.final
+cdef class Text:
+    """What a text file holds between its user and the bytes: decoded text and encoded bytes.
+
+    :param newline: as of ``open``; says what ends a line
+    :param chunk_size: encoded bytes are kept up to this many
+    """
+
+    cdef readonly unicode chars     # None: nothing was decoded since the last seek or write
+    cdef Py_ssize_t start           # `chars[start:]` is unread
+    cdef readonly object newline
+    cdef Py_UCS4 ending             # the last character of a line's end; 0: any of the three
+    cdef public Py_ssize_t chunk_size
+    cdef readonly list encoded      # bytes that the buffer below has not got yet, in pieces
+    cdef readonly Py_ssize_t size   # of them all
+    # How `text_write_now` encodes: None if a write is more than that
+    cdef public object encode
+    cdef public object translated   # what is written for a newline; None for itself
+    # How they decode: None if the position is not our own, or there is nothing to read
+    cdef public object decoder
+    cdef public bint idle           # the decoder has seen nothing
+    # Its flags, and the bytes that it was given with them last, to tell the position; None
+    # if that does not depend on a decoder
+    cdef public tuple snapshot
+    cdef public double ratio        # bytes for a character, as of the last chunk
+
+    def __cinit__(self, newline, Py_ssize_t chunk_size):
+        self.newline = newline
+        self.ending = 13 if newline == "\r" else 0 if newline == "" else 10
+        self.chunk_size = chunk_size
+        self.encoded = []
+        self.idle = True
+
+    @property
+    def used(self):
+        """How much of `chars` has been read."""
+        return self.start
+
+    def decoded(self, unicode chars, Py_ssize_t used=0):
+        """Hold other text, of which `used` has been read."""
+        self.chars = chars
+        self.start = used
+
+    cdef inline Py_ssize_t ahead(self) noexcept:
+        return 0 if self.chars is None else PyUnicode_GET_LENGTH(self.chars) - self.start
+
+    @property
+    def unread(self):
+        """Characters that have been decoded and not read."""
+        return self.ahead()
+
+    cpdef unicode take(self, Py_ssize_t size):
+        """The next `size` characters (or as many as there are)."""
+        cdef Py_ssize_t begin = self.start
+        if size > self.ahead():
+            size = self.ahead()
+        if size == 0:
+            return ""
+        self.start = begin + size
+        return PyUnicode_Substring(self.chars, begin, begin + size)
+
+    cdef Py_ssize_t find(self, Py_UCS4 char, Py_ssize_t begin, Py_ssize_t end) except -2:
+        return PyUnicode_FindChar(self.chars, char, begin, end, 1)
+
+    cpdef Py_ssize_t line_size(self, bint after_cr=False) except -2:
+        """The size of the next line, its end included; -1 if that is not here.
+
+        :param after_cr: the part of the line that has been taken ends with "\\r"
+        """
+        cdef Py_ssize_t begin = self.start, end, feed, back
+        if self.ahead() == 0:
+            return -1
+        end = PyUnicode_GET_LENGTH(self.chars)
+        if self.ending == 0:
+            feed = self.find(10, begin, end)
+            back = self.find(13, begin, end if feed < 0 else feed)
+            if back < 0:
+                return -1 if feed < 0 else feed + 1 - begin
+            # The decoder never leaves the two characters of one end apart
+            return back + (2 if feed == back + 1 else 1) - begin
+        if self.newline != "\r\n":
+            back = self.find(self.ending, begin, end)
+            return -1 if back < 0 else back + 1 - begin
+        feed = begin - 1
+        while True:
+            feed = self.find(10, feed + 1, end)
+            if feed < 0:
+                return -1
+            if after_cr if feed == begin else self.chars[feed - 1] == "\r":
+                return feed + 1 - begin
+
+    cpdef decode_chunk(self, decoder, bytes chunk, bint telling):
+        """Decode bytes, in place of what was decoded before; returns the characters."""
+        cdef Py_ssize_t size
+        held, flags = decoder.getstate() if telling else (b"", 0)
+        self.idle = False
+        chars = decoder.decode(chunk, not chunk)
+        self.decoded(chars)
+        size = PyUnicode_GET_LENGTH(self.chars)
+        self.ratio = PyBytes_GET_SIZE(chunk) / <double>size if size else 0.0
+        if telling:
+            self.snapshot = (flags, held + chunk)
+        return chars
+
+    def add(self, bytes piece not None):
+        """Hold encoded bytes."""
+        self.encoded.append(piece)
+        self.size += PyBytes_GET_SIZE(piece)
+
+    def forget_encoded(self):
+        """The buffer has got them."""
+        self.encoded = []
+        self.size = 0
+
+
 cdef class HandleOwner:
     """The compiled part of a file object: where the hot path finds the handle without asking the
     interpreter (an attribute of a class with ``__getattr__``, as AnyIO's is, costs more than the
@@ -752,6 +876,7 @@ cdef class HandleOwner:
 
     cdef public Handle _handle
     cdef public Buffer _buffer      # None in an unbuffered file
+    cdef public Text _text          # None in a binary file
 
 
 def plain_attributes(cls):
@@ -912,6 +1037,192 @@ def buffered_tell_now(HandleOwner file):
             or not handle.seekable or not handle.meter.admit_buffered(0)):
         return None
     return handle.position - file._buffer.ahead() + file._buffer.pending
+
+
+# And for text files.
+
+cdef unicode decode_ahead(HandleOwner file, Py_ssize_t wanted):
+    """The next `wanted` characters, or the next line (-1), decoding a cached chunk; or None."""
+    cdef Text text = file._text
+    cdef Meter meter = file._handle.meter
+    cdef Py_ssize_t begin = text.start, ahead = text.ahead(), size = text.chunk_size, found
+    cdef unicode chars = text.chars, first
+    cdef tuple snapshot = text.snapshot
+    cdef bytes chunk
+    if wanted > meter.inline_max or text.decoder is None or file._buffer.ahead():
+        return None
+    if wanted > ahead:
+        size = max(size, <Py_ssize_t>(max(text.ratio, 1.0) * (wanted - ahead)))
+    if size > meter.inline_max or file._handle.shared or not meter.admit(size):
+        return None
+    chunk = read_ahead(file, size)
+    if not chunk:
+        return None
+    first = text.take(ahead)
+    text.decoded(None)
+    text.decode_chunk(text.decoder, chunk, True)
+    if wanted < 0:
+        found = text.line_size(first.endswith("\r"))
+    else:
+        found = wanted - ahead if wanted - ahead <= text.ahead() else -1
+    if found >= 0:
+        return first + text.take(found) if ahead else text.take(found)
+    if ahead:
+        # All of it is still to be read: as if it had come in one chunk
+        text.decoded(chars + text.chars, begin)
+        text.snapshot = (snapshot[0], snapshot[1] + chunk)
+    return None
+
+
+def text_read_now(HandleOwner file, size):
+    """The next `size` characters, if they are decoded or cached; or None."""
+    cdef Text text = file._text
+    cdef Py_ssize_t wanted
+    if type(size) is not int or size < 0 or text.size or not ready_to_read(file):
+        return None
+    wanted = size
+    if wanted > text.ahead():
+        return decode_ahead(file, wanted)
+    return text.take(wanted) if file._handle.meter.admit_buffered(wanted) else None
+
+
+cdef unicode next_line(HandleOwner file):
+    cdef Text text = file._text
+    cdef Py_ssize_t size
+    if text.size or not ready_to_read(file):
+        return None
+    size = text.line_size()
+    if size < 0:
+        return decode_ahead(file, -1)
+    return text.take(size) if file._handle.meter.admit_buffered(size) else None
+
+
+def text_readline_now(HandleOwner file):
+    """The next line, if it is decoded or cached; or None."""
+    return next_line(file)
+
+
+@cython.final
+@cython.freelist(8)
+cdef class NextLine:
+    """What ``async for`` awaits: the line is there at once, or `slow` is awaited for it."""
+
+    cdef HandleOwner file
+    cdef object slow
+    cdef object waiting
+
+    cdef int step(self, PyObject *value, PyObject **result) except -1:
+        """Go on: what is yielded (1) or returned (0)."""
+        cdef unicode line
+        if self.waiting is None:
+            line = next_line(self.file)
+            if line is not None:
+                Py_INCREF(line)
+                result[0] = <PyObject *>line
+                return 0
+            self.waiting = self.slow()
+        return PyIter_Send(<PyObject *>self.waiting, value, result)
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        """As of a coroutine."""
+        cdef PyObject *result = NULL
+        cdef int kind = self.step(<PyObject *>value, &result)
+        found = <object>result
+        Py_DECREF(found)
+        if kind == 0:
+            raise StopIteration(found)
+        return found
+
+    def throw(self, *error):
+        """As of a coroutine."""
+        if self.waiting is None:
+            self.waiting = self.slow()
+        return self.waiting.throw(*error)
+
+    def close(self):
+        """As of a coroutine."""
+        if self.waiting is not None:
+            self.waiting.close()
+
+
+# `raise StopIteration` costs several times the rest, so the interpreter gets the line by the two
+# doors that it knows for awaiting; which one it takes depends on its version.
+
+cdef int line_send(PyObject *line, PyObject *value, PyObject **result) except -1:
+    return (<NextLine>line).step(value, result)
+
+
+cdef PyObject *line_next(PyObject *line) except NULL:
+    cdef PyObject *result = NULL
+    cdef int kind = (<NextLine>line).step(<PyObject *>None, &result)
+    if kind == 0:
+        found = <object>result
+        Py_DECREF(found)
+        PyErr_SetObject(StopIteration, found)
+        return NULL
+    return result
+
+
+(<PyTypeObject *>NextLine).tp_as_async.am_send = <sendfunc>line_send
+(<PyTypeObject *>NextLine).tp_iternext = <iternextfunc>line_next
+
+
+@cython.final
+cdef class LineIterator:
+    """The lines of a text file.
+
+    :param slow: gives a coroutine for the next line, which raises StopAsyncIteration at the end
+    """
+
+    cdef HandleOwner file
+    cdef object slow
+
+    def __cinit__(self, HandleOwner file not None, slow):
+        self.file = file
+        self.slow = slow
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        cdef NextLine line = NextLine.__new__(NextLine)
+        line.file = self.file
+        line.slow = self.slow
+        return line
+
+
+def text_write_now(HandleOwner file, chars):
+    """Encode and hold text: the number of characters; or None if the buffer has to get some."""
+    cdef Handle handle = file._handle
+    cdef Text text = file._text
+    cdef bytes piece
+    if (type(chars) is not unicode or text.encode is None or not text.idle
+            or text.chars is not None or handle.meter is None or handle.fd < 0 or handle.closing
+            or not handle.writable or handle.busy
+            or PyUnicode_GET_LENGTH(chars) >= text.chunk_size - text.size):
+        return None
+    lines = chars
+    if text.translated is not None and "\n" in lines:
+        lines = lines.replace("\n", text.translated)
+    encoded = text.encode(lines)
+    if type(encoded) is not bytes:
+        return None
+    piece = encoded
+    if (text.size + PyBytes_GET_SIZE(piece) >= text.chunk_size
+            or not handle.meter.admit_buffered(PyBytes_GET_SIZE(piece))):
+        return None
+    text.encoded.append(piece)
+    text.size += PyBytes_GET_SIZE(piece)
+    return PyUnicode_GET_LENGTH(chars)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,23 +1,29 @@
-"""`Buffer`: what a buffered file holds between its user and the kernel; compiled, or its twin.
+"""`Buffer` and `Text`: what a file holds between its user and the kernel; compiled, or portable.
 
-The functions named ``..._now`` are the hot path of buffered files: each does all of an operation
-that needs no waiting, or nothing, and answers None then.
+The functions named ``..._now`` are the hot path of buffered and text files: each does all of an
+operation that needs no waiting, or nothing, and answers None then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from ._handle import COMPILED, HandleOwner
 
 __all__ = [
     "Buffer",
+    "LineIterator",
     "Lines",
+    "Text",
     "buffered_read_now",
     "buffered_readline_now",
     "buffered_seek_now",
     "buffered_tell_now",
     "buffered_write_now",
+    "text_read_now",
+    "text_readline_now",
+    "text_write_now",
 ]
 
 
@@ -95,6 +101,110 @@ class PortableBuffer:
         del self._dirty[: max(count, 0)]
 
 
+class PortableText:
+    """What a text file holds between its user and the bytes: decoded text and encoded bytes.
+
+    :param newline: as of ``open``; says what ends a line
+    :param chunk_size: encoded bytes are kept up to this many
+    """
+
+    __slots__ = (
+        "chars",
+        "chunk_size",
+        "decoder",
+        "encode",
+        "encoded",
+        "idle",
+        "newline",
+        "ratio",
+        "size",
+        "snapshot",
+        "translated",
+        "used",
+    )
+
+    def __init__(self, newline: str | None, chunk_size: int) -> None:
+        self.newline = newline
+        self.chunk_size = chunk_size
+        self.chars: str | None = None
+        self.used = 0
+        self.encoded: list[bytes] = []
+        self.size = 0
+        self.encode: Any = None
+        self.translated: str | None = None
+        self.decoder: Any = None
+        self.idle = True
+        self.snapshot: tuple[int, bytes] | None = None
+        self.ratio = 0.0
+
+    @property
+    def unread(self) -> int:
+        return 0 if self.chars is None else len(self.chars) - self.used
+
+    def decoded(self, chars: str | None, used: int = 0) -> None:
+        self.chars = chars
+        self.used = used
+
+    def take(self, size: int) -> str:
+        if self.chars is None:
+            return ""
+        taken = self.chars[self.used : self.used + size]
+        self.used += len(taken)
+        return taken
+
+    def line_size(self, after_cr: bool = False) -> int:
+        chars, begin = self.chars, self.used
+        if not chars:
+            return -1
+        if self.newline == "":
+            feed = chars.find("\n", begin)
+            back = chars.find("\r", begin, len(chars) if feed < 0 else feed)
+            if back < 0:
+                return -1 if feed < 0 else feed + 1 - begin
+            return back + (2 if feed == back + 1 else 1) - begin
+        if after_cr and self.newline == "\r\n" and chars.startswith("\n", begin):
+            return 1
+        ending = self.newline or "\n"
+        found = chars.find(ending, begin)
+        return -1 if found < 0 else found + len(ending) - begin
+
+    def decode_chunk(self, decoder: Any, chunk: bytes, telling: bool) -> str:
+        held, flags = decoder.getstate() if telling else (b"", 0)
+        self.idle = False
+        chars: str = decoder.decode(chunk, not chunk)
+        self.decoded(chars)
+        self.ratio = len(chunk) / len(chars) if chars else 0.0
+        if telling:
+            self.snapshot = (flags, held + chunk)
+        return chars
+
+    def add(self, piece: bytes) -> None:
+        self.encoded.append(piece)
+        self.size += len(piece)
+
+    def forget_encoded(self) -> None:
+        self.encoded = []
+        self.size = 0
+
+
+class PortableLineIterator:
+    """The lines of a text file.
+
+    :param slow: gives a coroutine for the next line, which raises StopAsyncIteration at the end
+    """
+
+    __slots__ = ("_slow",)
+
+    def __init__(self, file: HandleOwner, slow: Callable[[], Awaitable[str]]) -> None:
+        self._slow = slow
+
+    def __aiter__(self) -> PortableLineIterator:
+        return self
+
+    def __anext__(self) -> Awaitable[str]:
+        return self._slow()
+
+
 def _read_portably(file: HandleOwner, size: Any) -> bytes | None:
     return None
 
@@ -115,14 +225,27 @@ def _tell_portably(file: HandleOwner) -> int | None:
     return None
 
 
+def _read_text_portably(file: HandleOwner, size: Any) -> str | None:
+    return None
+
+
+def _readline_text_portably(file: HandleOwner) -> str | None:
+    return None
+
+
 if TYPE_CHECKING or COMPILED:
     from ._uring import (
         Buffer,
+        LineIterator,
+        Text,
         buffered_read_now,
         buffered_readline_now,
         buffered_seek_now,
         buffered_tell_now,
         buffered_write_now,
+        text_read_now,
+        text_readline_now,
+        text_write_now,
     )
 else:
     Buffer = PortableBuffer
@@ -131,6 +254,11 @@ else:
     buffered_seek_now = _seek_portably
     buffered_tell_now = _tell_portably
     buffered_write_now = _write_portably
+    LineIterator = PortableLineIterator
+    Text = PortableText
+    text_read_now = _read_text_portably
+    text_readline_now = _readline_text_portably
+    text_write_now = _write_portably
 
 
 class Lines:

@@ -23,8 +23,6 @@ from collections.abc import AsyncIterator
 from operator import index
 from typing import TYPE_CHECKING, cast
 
-from anyio import CancelScope, get_cancelled_exc_class
-
 from ._arguments import as_offset, as_readable, as_size, as_writable
 from ._buffer import (
     Lines,
@@ -40,7 +38,7 @@ from ._file import (
     SEEK_WHENCES,
 )
 from ._handle import plain_attributes
-from ._runtime import Runtime, current_runtime
+from ._runtime import current_runtime
 from ._transfers import pwrite
 
 if TYPE_CHECKING:
@@ -251,28 +249,6 @@ class BufferedFile(BufferSteps):
             await super().aclose()
         if interrupted is not None:
             raise interrupted
-
-    async def _flush_finally(self, runtime: Runtime) -> BaseException | None:
-        """Flush, also in a cancelled scope; returns the native cancellation that came meanwhile.
-
-        One does not end it: an operation under way may leave bytes in the buffer that are nobody's
-        but ours.  A second one leaves them to that operation.
-        """
-        interrupted: BaseException | None = None
-        self._handle.meter = runtime.meter
-        while True:
-            try:
-                with CancelScope(shield=True):
-                    turn = await self._take_turn(runtime)
-                    try:
-                        await self._write_out(runtime, turn)
-                    finally:
-                        turn.leave()
-                return interrupted
-            except get_cancelled_exc_class() as error:
-                if interrupted is not None:
-                    raise
-                interrupted = error
 
     def _flush_synchronously(self) -> None:
         if not self._handle.busy:

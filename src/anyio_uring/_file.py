@@ -28,7 +28,7 @@ from operator import index
 from typing import IO, TYPE_CHECKING, Any, AnyStr, Self, cast
 
 import anyio
-from anyio import CancelScope
+from anyio import CancelScope, get_cancelled_exc_class
 
 from ._arguments import as_readable, as_size, as_writable
 from ._errors import CLOSED, NOT_READABLE, NOT_WRITABLE, closed_error, os_error, unsupported
@@ -394,6 +394,31 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
                     await runtime.gate.admit()
         if interrupted is not None and not runtime.host.by_scope(interrupted):
             raise interrupted
+
+    async def _flush_finally(self, runtime: Runtime) -> BaseException | None:
+        """Flush, also in a cancelled scope; returns the native cancellation that came meanwhile.
+
+        One does not end it: an operation under way may leave bytes in the buffer that are nobody's
+        but ours.  A second one leaves them to that operation.
+        """
+        interrupted: BaseException | None = None
+        self._handle.meter = runtime.meter
+        while True:
+            try:
+                with CancelScope(shield=True):
+                    turn = await self._take_turn(runtime)
+                    try:
+                        await self._write_out(runtime, turn)
+                    finally:
+                        turn.leave()
+                return interrupted
+            except get_cancelled_exc_class() as error:
+                if interrupted is not None:
+                    raise
+                interrupted = error
+
+    async def _write_out(self, runtime: Runtime, turn: Turn) -> None:
+        """Within a turn: hand the kernel what is unwritten; whatever it does not take stays."""
 
     async def _wait_idle(self, runtime: Runtime) -> BaseException | None:
         """Until no operation uses this file; once cancelled, for the grace period only.

@@ -154,6 +154,7 @@ class PortableHandleOwner:
 
     _handle: PortableHandle
     _buffer: Any
+    _text: Any
 
 
 def _pread_portably(file: PortableHandleOwner, size: int, offset: int) -> bytes | None:

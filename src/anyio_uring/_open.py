@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 from anyio import CapacityLimiter
 
 from ._buffered import BufferedFile
+from ._coding import Coding
 from ._errors import os_error, unsupported
 from ._file import AsyncFile
 from ._handle import Handle, fd_facts, open_now
@@ -22,6 +23,7 @@ from ._mounts import MADE_UP
 from ._ops import Opened
 from ._raw import RawFile
 from ._runtime import Runtime, current_runtime
+from ._text import TextFile
 
 if TYPE_CHECKING:
     from _typeshed import OpenBinaryMode, OpenTextMode, StrOrBytesPath
@@ -92,15 +94,14 @@ async def open_file(
 ) -> AsyncFile[Any]:
     """Open a file without making the event loop wait for a disk.
 
-    The arguments are those of :func:`open`.  In this version `mode` must be binary; text is the
-    next to come.
+    The arguments are those of :func:`open`.
 
     :param file: a path, or a file descriptor, whose offset then stays in step with the file
     :param limiter: for the worker threads this file may need; operations on the ring are bounded
         by ``Settings.inflight_max``
     :raises OSError: as :func:`open`, with errno and file name
     :raises ValueError: arguments that do not go together
-    :raises NotImplementedError: a text mode
+    :raises LookupError: no such encoding, or none for text
     :raises anyio.NoEventLoopError: outside of a run
 
     >>> import anyio, anyio_uring
@@ -114,12 +115,17 @@ async def open_file(
     parsed = _check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     runtime = current_runtime()
     if isinstance(file, int):
-        return await _from_descriptor(runtime, file, parsed, closefd, limiter, buffering)
-    path = os.fspath(file)
-    sys.audit("open", path, parsed.audit_name, parsed.flags)
-    if opener is not None:
-        return await _from_opener(runtime, path, parsed, opener, limiter, buffering)
-    return await _from_path(runtime, path, parsed, limiter, buffering)
+        opened = await _from_descriptor(runtime, file, parsed, closefd, limiter, buffering)
+    else:
+        path = os.fspath(file)
+        sys.audit("open", path, parsed.audit_name, parsed.flags)
+        if opener is not None:
+            opened = await _from_opener(runtime, path, parsed, opener, limiter, buffering)
+        else:
+            opened = await _from_path(runtime, path, parsed, limiter, buffering)
+    if parsed.binary:
+        return opened
+    return _as_text(opened, mode, buffering, encoding, errors, newline)
 
 
 def _check_arguments(
@@ -137,6 +143,8 @@ def _check_arguments(
         raise TypeError(
             f"limiter must be a CapacityLimiter or None, not {limiter.__class__.__name__}"
         )
+    for name, value in ("encoding", encoding), ("errors", errors), ("newline", newline):
+        _check_string(name, value)
     if not isinstance(file, int):
         file = os.fspath(file)  # TypeError: expected str, bytes or os.PathLike object
     parsed = parse_mode(mode)
@@ -164,11 +172,36 @@ def _check_arguments(
             raise ValueError("Cannot use closefd=False with file name")
         if ("\0" if isinstance(file, str) else b"\0") in file:
             raise ValueError("embedded null byte")
-    if not parsed.binary:
-        raise NotImplementedError(
-            "this version opens files in binary modes only; text comes with the next release"
-        )
     return parsed
+
+
+def _check_string(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise TypeError(f"open() argument {name!r} must be str or None, not {type(value).__name__}")
+    if "\0" in value:
+        raise ValueError("embedded null character")
+
+
+def _as_text(
+    file: AsyncFile[Any],
+    mode: str,
+    buffering: int,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+) -> AsyncFile[str]:
+    """The text file over a buffered one, which is closed if that cannot be."""
+    assert isinstance(file, BufferedFile)
+    try:
+        line_buffering = buffering == 1 or (buffering < 0 and file.isatty())
+        # A warning about a missing encoding points at the caller of `open_file`
+        encoding = io.text_encoding(encoding, 3)
+        return TextFile(file, mode, Coding(encoding, errors, newline, line_buffering))
+    except BaseException:
+        file.close()
+        raise
 
 
 async def _from_path(

@@ -220,14 +220,6 @@ async def test_anything_that_counts_as_zero_is_unbuffered(
         assert not hasattr(file, "peek")
 
 
-@pytest.mark.parametrize("mode", ["r", "w", "a", "x", "r+"])
-async def test_text_mode_says_that_it_is_to_come(tiers: Tiers, tmp_path: Path, mode: str) -> None:
-    """Until text files are there; the test goes when they come."""
-    with pytest.raises(NotImplementedError, match="text comes with the next release"):
-        await anyio_uring.open_file(tmp_path / "f", mode)
-    assert not (tmp_path / "f").exists()
-
-
 def test_opening_outside_a_run_is_refused(tmp_path: Path) -> None:
     opening = anyio_uring.open_file(tmp_path / "f", "wb", 0)
     with pytest.raises(anyio.NoEventLoopError):
