@@ -15,6 +15,7 @@ import os
 import stat
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from anyio import ClosedResourceError, to_thread
@@ -35,6 +36,8 @@ T = TypeVar("T")
 # Streams and files of unknown size are read in growing steps.
 CHUNK_MIN = 64 << 10
 CHUNK_MAX = 1 << 20
+# A thread copies no more than this at once.
+COPY_MAX = 1 << 20
 # More than this is put together in a thread: copying it takes milliseconds.
 JOIN_MAX = 4 << 20
 
@@ -82,7 +85,10 @@ class ThreadOps:
             result = function()
             if into is not None:
                 data = bytes_of(result)
-                hop.unless_left(lambda: into.__setitem__(slice(len(data)), data))
+                # In parts: the copying holds the interpreter's lock, and so the loop
+                for begin in range(0, len(data), COPY_MAX):
+                    part = slice(begin, min(begin + COPY_MAX, len(data)))
+                    hop.unless_left(partial(into.__setitem__, part, data[part]))
             return result
 
         hop = _Hop(job, fetching, lost)

@@ -17,7 +17,7 @@ from ._buffered import BufferedFile
 from ._coding import Coding
 from ._errors import os_error, unsupported
 from ._file import AsyncFile
-from ._handle import Handle, fd_facts, open_now
+from ._handle import COMPILED, Handle, fd_facts, open_now
 from ._modes import Mode, parse_mode
 from ._mounts import MADE_UP
 from ._ops import Opened
@@ -237,7 +237,7 @@ async def _from_opener(
     """The opener is the user's own, blocking code: it runs in a thread."""
     flags = mode.flags
 
-    def call() -> int:
+    def call() -> Opened:
         fd = opener(path, flags)  # type: ignore[arg-type]
         if not isinstance(fd, int):
             raise TypeError("expected integer from opener")
@@ -245,13 +245,13 @@ async def _from_opener(
             # PEP 446's opener returns a descriptor or raises
             raise ValueError(f"opener returned {fd}")
         os.set_inheritable(fd, False)
-        return fd
+        return Opened(fd, fd_facts(fd))
 
-    fd = await runtime.threads.call(call, limiter, os.close)
+    opened = await runtime.threads.call(call, limiter, lambda opened: os.close(opened.fd))
     return await _finish(
         runtime,
-        Opened(fd, fd_facts(fd)),
-        _status_flags(fd, flags),
+        opened,
+        _status_flags(opened.fd, flags),
         path,
         mode,
         True,
@@ -271,9 +271,14 @@ async def _from_descriptor(
 ) -> AsyncFile[Any]:
     await runtime.gate.admit()
     sys.audit("open", fd, mode.audit_name, mode.flags)
+    if COMPILED:
+        facts = fd_facts(fd)
+    else:
+        # fstat(2) may ask a server
+        facts = await runtime.threads.call(lambda: fd_facts(fd), limiter, type)
     return await _finish(
         runtime,
-        Opened(fd, fd_facts(fd)),
+        Opened(fd, facts),
         _status_flags(fd, mode.flags),
         fd,
         mode,
