@@ -45,15 +45,18 @@ class Loan:
             pass
 
 
-def as_writable(buffer: Any, function: str) -> Loan:
-    """The bytes of a buffer to be read into."""
+def as_writable(buffer: Any, argument: str) -> Loan:
+    """The bytes of a buffer to be read into.
+
+    :param argument: what the error calls it
+    """
     try:
         view = memoryview(buffer)
     except TypeError:
         view = memoryview(b"")
     if view.readonly or not view.c_contiguous:
         raise TypeError(
-            f"{function}() argument must be read-write bytes-like object, "
+            f"{argument} must be read-write bytes-like object, "
             f"not {'None' if buffer is None else type(buffer).__name__}"
         )
     return Loan(_as_bytes(view))

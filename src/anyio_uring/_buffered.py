@@ -102,7 +102,7 @@ class BufferedFile(BufferSteps):
             turn.leave()
 
     async def readinto(self, b: WriteableBuffer) -> int:
-        with as_writable(b, "readinto") as view:
+        with as_writable(b, "readinto() argument") as view:
             runtime, turn = await self._begin_reading("read", view.nbytes, closed="readinto")
             try:
                 return await self._read_into(runtime, turn, view)
@@ -110,7 +110,7 @@ class BufferedFile(BufferSteps):
                 turn.leave()
 
     async def readinto1(self, b: WriteableBuffer) -> int:
-        with as_writable(b, "readinto1") as view:
+        with as_writable(b, "readinto1() argument") as view:
             runtime, turn = await self._begin_reading("read1", view.nbytes, closed="readinto")
             buffer = self._buffer
             try:

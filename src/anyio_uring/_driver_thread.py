@@ -36,6 +36,8 @@ T = TypeVar("T")
 # Streams and files of unknown size are read in growing steps.
 CHUNK_MIN = 64 << 10
 CHUNK_MAX = 1 << 20
+# A hop into a caller's buffer reads no more than this: freeing what it was read into takes time.
+HOP_MAX = 16 << 20
 # A thread copies no more than this at once.
 COPY_MAX = 1 << 20
 # More than this is put together in a thread: copying it takes milliseconds.
@@ -206,6 +208,8 @@ class ThreadOps:
         data: bytes | None
         with memoryview(buffer) as whole, _as_bytes(whole) as view:
             size = len(view)
+            if handle.seekable and size > HOP_MAX and offset >= 0:
+                return await self._readinto_parts(job, view, offset)
             if handle.seekable:
                 data = await self.fetch(
                     job, lambda: pread_full(handle.fd, size, offset), offset, _itself, view
@@ -216,6 +220,22 @@ class ThreadOps:
                     job, lambda: _nonblocking(lambda: os.read(handle.fd, size)), -1, _itself, view
                 )
         return None if data is None else len(data)
+
+    async def _readinto_parts(self, job: Job, view: memoryview, offset: int) -> int:
+        moved = 0
+        while moved < len(view):
+            part = view[moved : moved + HOP_MAX]
+            try:
+                count = await self.readinto(job._replace(done=None), part, offset + moved)
+            except OSError:
+                if not moved:
+                    raise
+                break  # as read(2): the part before the error counts, the next call meets it
+            moved += count or 0
+            if count != len(part):
+                break
+        _call(job.done, moved)
+        return moved
 
     async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
         handle = job.handle

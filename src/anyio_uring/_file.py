@@ -250,7 +250,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 
         :raises TypeError: the buffer is read-only or not contiguous; otherwise as `pread`
         """
-        with as_writable(buffer, "preadinto") as view:
+        with as_writable(buffer, "preadinto() argument") as view:
             runtime = await self._begin(view.nbytes)
             offset = self._check_positional(offset)
             self._check_readable()

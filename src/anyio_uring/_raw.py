@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LINE_CHUNK = 8192
 POSITION_MAX = (1 << 63) - 1
 
+# From 3.12 on FileIO counts its arguments.
+READINTO_ARGUMENT = "readinto() argument" + " 1" * (sys.version_info >= (3, 12))
+
 
 class RawFile(AsyncFile[bytes]):
     """A binary file opened with ``buffering=0``."""
@@ -101,7 +104,7 @@ class RawFile(AsyncFile[bytes]):
 
         :raises TypeError: the buffer is read-only or not contiguous
         """
-        with as_writable(b, "readinto") as view:
+        with as_writable(b, READINTO_ARGUMENT) as view:
             runtime = await self._begin(view.nbytes)
             self._check_readable()
             handle = self._handle
