@@ -149,10 +149,14 @@ async def test_error_of_a_kernel_file_is_the_systems(tiers: Tiers) -> None:
 async def test_zero_gives_what_is_asked_for(tiers: Tiers) -> None:
     async with await anyio_uring.open_file("/dev/zero", "r+b", 0) as file:
         for size in (0, 1, 100, 5000, 300_000):
-            assert await file.read(size) == bytes(size)
+            # The kernel stops early when it has something else to do for this thread
+            data = await file.read(size)
+            assert data == bytes(len(data))
+            assert min(size, 4096) <= len(data) <= size
             target = bytearray(b"x" * size)
-            assert await file.readinto(target) == size
-            assert target == bytes(size)
+            count = await file.readinto(target)
+            assert min(size, 4096) <= count <= size
+            assert target == bytes(count) + b"x" * (size - count)
         assert await file.write(b"x" * 1000) == 1000
 
 
