@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from operator import index
 from typing import Any
 
@@ -12,7 +13,10 @@ def as_size(size: Any) -> int:
         return -1
     if not hasattr(type(size), "__index__"):
         raise TypeError(f"argument should be integer or None, not {type(size).__name__!r}")
-    return index(size)
+    size = index(size)
+    if not -sys.maxsize - 1 <= size <= sys.maxsize:
+        raise OverflowError("cannot fit 'int' into an index-sized integer")
+    return int(size)
 
 
 def as_offset(offset: Any) -> int:

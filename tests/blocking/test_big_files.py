@@ -17,11 +17,13 @@ from tests.support.mounts import cannot_mount, overlay, tmpfs
 from tests.support.ticker import Ticker
 
 from anyio_uring import AsyncFile, open_file, statistics
+from anyio_uring._handle import COMPILED
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 MIB = 1 << 20
-GAP_SECONDS_MAX = 0.020
+# Without the ring a thread reads the whole gigabyte, and competes with the loop for two processors.
+GAP_SECONDS_MAX = 0.020 if COMPILED else 0.100
 ATTEMPTS = 5
 CLOSED_BYTES = 400 * MIB
 
