@@ -1478,6 +1478,9 @@ cdef class Operation:
             prep_ftruncate(sqe, self.fd, self.offset)
         else:
             prep_nop(sqe, self.flags)
+        if self.nonblocking() and (self.opcode == AU_OP_READ or self.opcode == AU_OP_WRITE):
+            # O_NONBLOCK alone makes the kernel wait all the same, where a poll can tell it when
+            sqe.op_flags = AU_RWF_NOWAIT
         if self.force_async:
             sqe.flags |= AU_IOSQE_ASYNC
 
@@ -1518,6 +1521,8 @@ cdef class Operation:
                 self.force_async = True
                 return True
             self.refused = True
+        elif res == -EOPNOTSUPP and self.nonblocking():
+            self.refused = True     # it knows no RWF_NOWAIT; read(2) obeys O_NONBLOCK
         elif res == -ENOMEM and self.opcode == AU_OP_WRITE:
             # xfs, 6.0 to 6.14: a NOWAIT buffered write can fail for memory it could wait for
             if not self.force_async:
@@ -1570,7 +1575,7 @@ cdef class Operation:
             au_lseek(self.fd, self.before + count, SEEK_SET)
 
     cdef bint nonblocking(self) noexcept:
-        return self.handle is not None and self.handle.nonblocking
+        return self.handle is not None and self.handle.nonblocking and not self.handle.seekable
 
     cdef void drop_view(self) noexcept:
         if self.exported:

@@ -23,7 +23,7 @@ from anyio import ClosedResourceError, to_thread
 from ._errors import closed_error
 from ._handle import MISS, fd_facts
 from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Pace
-from ._transfers import pread_full, read_to_end, write_all
+from ._transfers import pread_full, read_line, read_to_end, write_all
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -180,6 +180,13 @@ class ThreadOps:
             return None
         _call(job.done, got)
         return take_bytes(box, got)
+
+    async def read_line(self, job: Job, limit: int) -> bytes:
+        """A line of a regular file at the kernel's own position: byte by byte, since what is
+        behind it is somebody else's, but in one hop.
+        """
+        fd = job.handle.fd
+        return await self.fetch(job, lambda: read_line(fd, limit), -1, bytes)
 
     async def read_to_end(self, job: Job, offset: int) -> bytes | None:
         handle = job.handle

@@ -333,7 +333,14 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         handle = self._handle
         if handle.seekable and not handle.busy:
             self._publish()
-        handle.shared = True  # an operation under way publishes at its end
+        elif handle.seekable and not handle.shared:
+            # An operation under way publishes at its end, perhaps in another thread just now;
+            # or it has moved the position and only not left yet
+            handle.shared = True
+            position = -1
+            while position != handle.position:
+                position = os.lseek(handle.fd, handle.position, os.SEEK_SET)
+        handle.shared = True
 
     def _publish(self) -> None:
         """Set the kernel's offset to the position."""

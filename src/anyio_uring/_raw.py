@@ -7,6 +7,7 @@ and reads, if nothing has to be waited for.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from operator import index
 from typing import TYPE_CHECKING, cast
@@ -19,6 +20,7 @@ from ._file import (
     AsyncFile,
 )
 from ._handle import plain_attributes, read_now
+from ._mounts import NOW_NEVER
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -71,6 +73,8 @@ class RawFile(AsyncFile[bytes]):
         self, runtime: Runtime, turn: Turn, size: int, tried: bool = False
     ) -> bytes | None:
         handle = self._handle
+        if not size and not handle.seekable:
+            return b""  # read(2) does not wait for nothing, a poll would
         if handle.kept:
             data, handle.kept = handle.kept[:size], handle.kept[size:]
         elif handle.shared:
@@ -110,6 +114,8 @@ class RawFile(AsyncFile[bytes]):
             handle = self._handle
             turn = await self._take_turn(runtime)
             try:
+                if not view.nbytes and not handle.seekable:
+                    return 0
                 if handle.kept:
                     data, handle.kept = handle.kept[: view.nbytes], handle.kept[view.nbytes :]
                     view.cast("B")[: len(data)] = data
@@ -134,40 +140,50 @@ class RawFile(AsyncFile[bytes]):
         runtime = await self._begin(0)
         self._check_readable()
         handle = self._handle
-        chunks: list[bytes] = []
-        moved = 0
         turn = await self._take_turn(runtime)
         try:
+            if handle.shared:
+                return await self._read_shared_line(runtime, turn, limit)
+            chunks: list[bytes] = []
+            moved = 0
             while moved < limit:
-                if moved:
-                    await self._admit_next(runtime, chunks)
-                if handle.shared:
-                    chunk = await self._read(runtime, turn, 1) or b""
-                else:
-                    wanted = min(LINE_CHUNK, limit - moved)
-                    chunk = (
-                        await runtime.ops.read(self._job(), wanted, handle.position + moved) or b""
-                    )
+                if moved:  # a long line takes its turns, too
+                    await runtime.gate.admit(len(chunks[-1]))
+                wanted = min(LINE_CHUNK, limit - moved)
+                chunk = await runtime.ops.read(self._job(), wanted, handle.position + moved) or b""
                 end = chunk.find(b"\n") + 1
                 chunks.append(chunk[:end] if end else chunk)
                 moved += len(chunks[-1])
                 if end or not chunk:
                     break
             line = await runtime.ops.join(chunks, self._limiter)
-            if not handle.shared:
-                self._advance(moved)
+            self._advance(moved)
             return line
         finally:
             turn.leave()
 
-    async def _admit_next(self, runtime: Runtime, chunks: list[bytes]) -> None:
-        """A long line takes its turns, too; if that is its end, its begin is not lost."""
+    async def _read_shared_line(self, runtime: Runtime, turn: Turn, limit: int) -> bytes:
+        """Byte by byte.  If the end of a line cannot be had, its begin is not lost."""
+        handle = self._handle
+        cached = handle.now != NOW_NEVER and runtime.meter is not None and runtime.meter.enabled
+        if handle.regular and not cached and runtime.ops is runtime.threads:
+            return await runtime.threads.read_line(self._step(turn), limit)
+        line = bytearray()
         try:
-            await runtime.gate.admit(len(chunks[-1]))
+            while len(line) < limit:
+                if line:
+                    await runtime.gate.admit(1)
+                byte = await self._read(runtime, turn, 1)
+                if byte is None:
+                    raise OSError("read() should have returned a bytes object, not 'NoneType'")
+                line += byte
+                if not byte or byte == b"\n":
+                    break
         except BaseException:
-            if self._handle.shared:
-                self._salvage(b"".join(chunks))
+            if line:
+                self._salvage(bytes(line))
             raise
+        return bytes(line)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -189,6 +205,8 @@ class RawFile(AsyncFile[bytes]):
             handle = self._handle
             turn = await self._take_turn(runtime)
             try:
+                if not view.nbytes and not handle.seekable and not stat.S_ISSOCK(handle.st_mode):
+                    return 0  # (a socket may send an empty message)
                 if handle.shared:
                     job, offset = self._step(turn), -1
                 else:
@@ -273,7 +291,7 @@ class RawFile(AsyncFile[bytes]):
                 position = await self._seek_kernel(runtime, position, os.SEEK_SET)
             if position < 0:
                 raise os_error(EINVAL, self._name)
-            handle.position = position
+            self._advance(position - handle.position)
             return position
         finally:
             self._line.release()

@@ -82,6 +82,17 @@ def read_to_end(fd: int, offset: int) -> bytes:
         got += len(chunk)
 
 
+def read_line(fd: int, limit: int) -> bytes:
+    """A line at the kernel's own position, byte by byte."""
+    line = bytearray()
+    while len(line) < limit:
+        byte = os.read(fd, 1)
+        line += byte
+        if not byte or byte == b"\n":
+            break
+    return bytes(line)
+
+
 def write_all(fd: int, view: memoryview, offset: int, whole: bool, report: Done) -> int:
     put = 0
     try:
