@@ -121,6 +121,49 @@ async def test_concurrent_lines_are_whole(tiers: Tiers, tmp_path: Path) -> None:
     assert sorted(got) == sorted(lines)
 
 
+@pytest.mark.parametrize("name", ["read", "readline", "readall", "seek", "write", "readinto"])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5])
+async def test_descriptor_asked_for_in_the_middle_shows_the_position_afterwards(
+    tiers: Tiers, tmp_path: Path, name: str, turns: int
+) -> None:
+    line = b"x" * 30_000 + b"\n"
+    path = tmp_path / "lines"
+    path.write_bytes(line * 3)
+    calls: dict[str, tuple[Any, ...]] = {
+        "read": (20_000,),
+        "readline": (),
+        "readall": (),
+        "seek": (-5, os.SEEK_END),
+        "write": (b"y" * 50,),
+        "readinto": (bytearray(10_000),),
+    }
+    expected = {
+        "read": 20_000,
+        "readline": len(line) - 100,
+        "readall": 3 * len(line) - 100,
+        "seek": 3 * len(line) - 5 - 100,
+        "write": 50,
+        "readinto": 10_000,
+    }
+    results: list[Any] = []
+
+    async def call() -> None:
+        results.append(await getattr(file, name)(*calls[name]))
+
+    async with await anyio_uring.open_file(path, "r+b", 0) as file:
+        await file.seek(100)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            fd = file.fileno()
+        position = 100 + expected[name]
+        assert os.lseek(fd, 0, os.SEEK_CUR) == position
+        assert await file.tell() == position
+    if isinstance(results[0], bytes):
+        assert results[0] == (line * 3)[100:position]
+
+
 @pytest.fixture
 def held(path: Path) -> Any:
     """A pipe whose reading end is a file of ours: a read on it waits until we write."""
