@@ -100,6 +100,7 @@ def test_file_with_a_leaked_operation_can_be_closed_in_the_next_loop() -> None:
             mount.stall("READ")
             reading = asyncio.ensure_future(files[0].pread(5, 0))
             await in_flight()
+            mount.wait_for("READ", 1)  # before the worker has it, it can be cancelled
             reading.cancel()
             await asyncio.wait([reading])
 
@@ -122,6 +123,7 @@ def test_loop_is_closed_although_the_warning_about_leaks_is_an_error() -> None:
             mount.stall("READ")
             reading = asyncio.ensure_future(file.pread(5, 0))
             await in_flight()
+            mount.wait_for("READ", 1)  # before the worker has it, it can be cancelled
             reading.cancel()
             await asyncio.wait([reading])
             return file
