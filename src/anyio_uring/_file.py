@@ -406,7 +406,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         """Flush, also in a cancelled scope; returns the native cancellation that came meanwhile.
 
         One does not end it: an operation under way may leave bytes in the buffer that are nobody's
-        but ours.  A second one leaves them to that operation.
+        but ours.  A second one leaves them, and the closing, to the last such operation.
         """
         interrupted: BaseException | None = None
         self._handle.meter = runtime.meter
@@ -421,6 +421,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
                 return interrupted
             except get_cancelled_exc_class() as error:
                 if interrupted is not None:
+                    self.close()
                     raise
                 interrupted = error
 

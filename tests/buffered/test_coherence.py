@@ -37,10 +37,13 @@ async def while_it_waits(
     mount.stall(opcode)
     async with anyio.create_task_group() as group:
         group.start_soon(run)
-        await until(lambda: mount.seen(opcode) > before)
-        if meanwhile is not None:
-            await meanwhile()
-        mount.release(opcode, error=error)
+        try:
+            await until(lambda: mount.seen(opcode) > before)
+            if meanwhile is not None:
+                await meanwhile()
+        finally:
+            # Also if something fails: a thread could not be ended otherwise
+            mount.release(opcode, error=error)
     return results[0]
 
 
