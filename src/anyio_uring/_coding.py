@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 # Where each field of a position ends, in bits; the first two are signed.
 OFFSET_BITS, FLAGS_BITS, FED_BITS, SKIPPED_BITS, FINAL_BITS = 64, 96, 128, 160, 168
+FLAGS_MASK = (1 << 32) - 1
 
 
 class Coding:
@@ -112,7 +113,7 @@ class Position(NamedTuple):
     def pack(self) -> int:
         return (
             self.offset
-            | self.flags << OFFSET_BITS
+            | (self.flags & FLAGS_MASK) << OFFSET_BITS
             | self.fed << FLAGS_BITS
             | self.skipped << FED_BITS
             | self.final << SKIPPED_BITS
@@ -144,6 +145,23 @@ def begin_at(decoder: Any, place: Position) -> None:
         decoder.reset()
     else:
         decoder.setstate((b"", place.flags))
+
+
+def as_flags(flags: int) -> int:
+    """A decoder's flags, if they fit into a position: some codecs (iso2022_kr) have too many.
+
+    :raises OverflowError: as `io` says it
+    """
+    if flags >= 1 << 31:
+        raise OverflowError("signed integer is greater than maximum")
+    if flags < -1 << 31:
+        raise OverflowError("signed integer is less than minimum")
+    return flags
+
+
+def _state(decoder: Any) -> tuple[bytes, int]:
+    held, flags = decoder.getstate()
+    return held, as_flags(flags)
 
 
 def locate(decoder: Any, start: Position, chunk: bytes, skipped: int, ratio: float) -> Position:
@@ -182,7 +200,7 @@ def _come_close(
             guess -= step
             step *= 2
             continue
-        held, flags = decoder.getstate()
+        held, flags = _state(decoder)
         if not held:
             place = Position(start.offset + guess, flags, skipped=skipped - count)
             return place, guess
@@ -198,7 +216,7 @@ def _walk(decoder: Any, start: Position, chunk: bytes) -> Position:
     for byte in chunk:
         count += len(decoder.decode(bytes((byte,))))
         fed += 1
-        held, flags = decoder.getstate()
+        held, flags = _state(decoder)
         if not held and count <= start.skipped:
             start = Position(start.offset + fed, flags, skipped=start.skipped - count)
             fed = count = 0

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from ._buffer import Text
 from ._buffered import BufferedFile
-from ._coding import Coding, Position, begin_at, is_stateless, locate
+from ._coding import Coding, Position, as_flags, begin_at, is_stateless, locate
 from ._errors import CLOSED, unsupported
 from ._file import AsyncFile
 from ._line import Turn
@@ -353,7 +353,7 @@ class TextSteps(AsyncFile[str]):
         if self._decoder is None or self._text.snapshot is None:
             return position
         flags, chunk = self._text.snapshot
-        start = Position(position - len(chunk), flags)
+        start = Position(position - len(chunk), as_flags(flags))
         skipped = self._text.used if self._text.chars else 0
         if skipped:
             start = locate(self._decoder, start, chunk, skipped, self._text.ratio)
