@@ -1561,10 +1561,14 @@ cdef class Operation:
 
         A transfer that completes asynchronously in the device (O_DIRECT, a FUSE server's direct
         I/O) does not store the new offset (`kiocb_done` does, `io_complete_rw` does not; seen on
-        6.18).  Buffered I/O on local file systems never gets there.
+        6.18).  Buffered I/O on local file systems gets there only when an error ended a write
+        behind a part of it (a full disk): the part is told, but the worker that met the error
+        stores nothing.
         """
         cdef au_statx facts
-        if (not self.at_kernel_offset() or (self.handle.local and not self.handle.direct)
+        cdef bint cut_off = self.opcode == AU_OP_WRITE and self.moved < self.size
+        if (not self.at_kernel_offset()
+                or (self.handle.local and not self.handle.direct and not cut_off)
                 or au_lseek(self.fd, 0, SEEK_CUR) != self.before):
             return
         if self.opcode == AU_OP_WRITE and self.handle.append:

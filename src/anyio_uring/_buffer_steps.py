@@ -190,11 +190,7 @@ class BufferSteps(AsyncFile[bytes]):
         """A write that does not fit: push out what is there, and then this or into the buffer."""
         handle, buffer = self._handle, self._buffer
         if not handle.seekable:
-            await self._write_out(runtime, turn)
-            while view.nbytes > buffer.size:
-                moved = await self._transfer(runtime, turn, view, self._wrote)
-                view = view[moved:]
-            buffer.add(view)
+            await self._write_to_stream(runtime, turn, view)
             return
         pending = buffer.unwritten()
         if view.nbytes > buffer.size:
@@ -210,6 +206,27 @@ class BufferSteps(AsyncFile[bytes]):
                 buffer.add(kept)
 
         await self._transfer(runtime, turn, pending, commit)
+
+    async def _write_to_stream(self, runtime: Runtime, turn: Turn, view: memoryview) -> None:
+        """The same piece by piece: a stream takes what it has room for, or nothing now."""
+        buffer = self._buffer
+        written = 0
+        try:
+            await self._write_out(runtime, turn)
+            while view.nbytes - written > buffer.size:
+                written += await self._transfer(runtime, turn, view[written:], self._wrote)
+        except BlockingIOError:
+            # As `io`: what the buffer has room for counts as written
+            room = buffer.size - buffer.pending
+            if view.nbytes - written > room:
+                buffer.add(view[written : written + room])
+                raise self._would_block(written + room) from None
+        buffer.add(view[written:])
+
+    def _would_block(self, written: int) -> BlockingIOError:
+        error = BlockingIOError(errno.EAGAIN, "write could not complete without blocking", written)
+        error.filename = self._name
+        return error
 
     def _wrote(self, moved: int | None) -> None:
         self._buffer.written(moved or 0)
@@ -233,7 +250,7 @@ class BufferSteps(AsyncFile[bytes]):
             job, offset = self._step(turn, commit_and_advance), handle.position
         moved = await runtime.ops.write(job, data, offset, handle.seekable)
         if moved is None:
-            raise BlockingIOError(errno.EAGAIN, "write could not complete without blocking", 0)
+            raise self._would_block(0)
         return moved
 
     async def _rewind(self, runtime: Runtime) -> None:
