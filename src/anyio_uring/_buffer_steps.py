@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ._line import Turn
     from ._ops import Job
 
+# A stream has rarely more to give at once, and memory for all that was asked would be set aside.
+STREAM_MAX = 1 << 20
+
 
 class BufferSteps(AsyncFile[bytes]):
     """What a buffered file does within a turn: the steps that its methods are made of."""
@@ -114,6 +117,8 @@ class BufferSteps(AsyncFile[bytes]):
         :param unit: read this many bytes at a time, or a multiple, but at least a buffer
         """
         handle, buffer = self._handle, self._buffer
+        if not handle.seekable:
+            return await self._read_stream(runtime, turn, size)
         while (rest := size - buffer.unread) > 0:
             wanted = max(-(-rest // unit) * unit, buffer.size)
             data = await self._fill(runtime, turn, wanted)
@@ -121,9 +126,37 @@ class BufferSteps(AsyncFile[bytes]):
                 if data is None and not buffer.unread:
                     return None
                 break
-            if handle.seekable and len(data) < wanted:
+            if len(data) < wanted:
                 break
         return buffer.take(size)
+
+    async def _read_stream(self, runtime: Runtime, turn: Turn, size: int) -> bytes | None:
+        """The same from a stream, which gives a little at a time: the parts wait beside the
+        buffer, where none is copied again when the next one comes.
+        """
+        buffer = self._buffer
+        parts = [buffer.take(size)]
+        rest = size - len(parts[0])
+        data: bytes | None = parts[0]
+        try:
+            while rest > 0:
+                data = await self._fill(runtime, turn, min(rest, STREAM_MAX))
+                if not data:
+                    break
+                parts.append(buffer.take(rest))
+                rest -= len(parts[-1])
+            if data is None and rest == size:
+                return None
+            return await runtime.ops.join(parts, self._limiter)
+        except BaseException:
+            self._put_back(parts)
+            raise
+
+    def _put_back(self, parts: list[bytes]) -> None:
+        """What was taken for an operation that was cut off is still the next to be read."""
+        rest = self._buffer.peek()
+        self._buffer.drop()
+        self._buffer.fill(b"".join(parts) + rest)
 
     async def _read_all(self, runtime: Runtime, turn: Turn) -> bytes:
         handle, buffer = self._handle, self._buffer
@@ -169,10 +202,7 @@ class BufferSteps(AsyncFile[bytes]):
                 if not await self._fill(runtime, turn, 0, changes):
                     return b"".join(parts)
         except BaseException:
-            # The parts are still the next ones to be read
-            rest = buffer.peek()
-            buffer.drop()
-            buffer.fill(b"".join(parts) + rest)
+            self._put_back(parts)
             if not turn.under_way:
                 self._forget_older(changes)
             raise
