@@ -165,7 +165,8 @@ def _remedy(number: int) -> str:
             "sandbox such as gVisor hides it."
         )
     if number == errno.ENOMEM:
-        return "Out of memory, or RLIMIT_MEMLOCK is too small (before Linux 5.12): raise it."
+        # Linux 5.12 stopped counting rings; 6.18, for one, counts them again.
+        return "Out of memory, or RLIMIT_MEMLOCK is too small: raise it (ulimit -l)."
     if number in (errno.EMFILE, errno.ENFILE):
         return "Too many open files: raise RLIMIT_NOFILE (ulimit -n)."
     return "Files are served by threads."
