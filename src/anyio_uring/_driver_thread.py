@@ -16,7 +16,7 @@ import stat
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from anyio import ClosedResourceError, to_thread
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ._handle import Handle
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # Streams and files of unknown size are read in growing steps.
 CHUNK_MIN = 64 << 10
@@ -100,7 +101,7 @@ class ThreadOps:
         _call(job.done, count if isinstance(count, int) else len(count or b""))
         return result
 
-    async def _hop(self, hop: _Hop[T] | _PositionalRead[T], job: Job) -> T:
+    async def _hop(self, hop: _Once[T], job: Job) -> T:
         self.jobs += 1
         try:
             await to_thread.run_sync(hop, limiter=job.limiter)
@@ -158,7 +159,7 @@ class ThreadOps:
             if data is not None:
                 return data
             if offset >= 0 and job.done is None:
-                return await self._hop(_PositionalRead(handle, pread_full, size, offset), job)
+                return await self._hop(_PositionalRead(handle, size, offset), job)
             return await self.fetch(
                 job, lambda: pread_full(handle.fd, size, offset), offset, _itself
             )
@@ -391,6 +392,17 @@ async def read_growing(
             _call(job.done, total)
 
 
+class _Once(Protocol[T_co]):
+    """What a thread does at most once for a job, with its share in the file until then."""
+
+    def __call__(self) -> None: ...
+    def take(self) -> T_co:
+        """The result, for the task that has waited for it."""
+
+    def leave(self) -> None:
+        """The task leaves with an exception: the function's own, or a cancellation."""
+
+
 class _Hop(Generic[T]):
     """A function that runs in a thread at most once, its share in the file, and the promise to
     call `done` once.
@@ -476,17 +488,17 @@ class _Hop(Generic[T]):
         # else the thread does, at its end
 
 
-class _PositionalRead(Generic[T]):
+class _PositionalRead:
     """pread(2) in a thread.  Nobody else is told what becomes of it, so there is little to settle:
     a native cancel may come before the thread begins.
     """
 
-    __slots__ = ("_data", "_handle", "_offset", "_read", "_size", "_ticket")
+    __slots__ = ("_data", "_handle", "_offset", "_size", "_ticket")
 
-    def __init__(self, handle: Handle, read: Callable[[int, int, int], T], *what: int) -> None:
+    def __init__(self, handle: Handle, size: int, offset: int) -> None:
         self._handle = handle
-        self._read = read
-        self._size, self._offset = what
+        self._size = size
+        self._offset = offset
         self._ticket = threading.Lock()
         handle.join()
 
@@ -495,11 +507,11 @@ class _PositionalRead(Generic[T]):
             raise RuntimeError("the operation was cancelled before it began")
         handle = self._handle
         try:
-            self._data = self._read(handle.fd, self._size, self._offset)
+            self._data = pread_full(handle.fd, self._size, self._offset)
         finally:
             handle.leave()
 
-    def take(self) -> T:
+    def take(self) -> bytes:
         return self._data
 
     def leave(self) -> None:
