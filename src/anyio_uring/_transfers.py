@@ -6,6 +6,7 @@ At offset -1 they use the file's own position.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # One read(2) or write(2) moves at most this much (macOS refuses more, Linux cuts off).
 TRANSFER_MAX = 1 << 30
+# A multiple of this suits every file opened with O_DIRECT.
+DIRECT_UNIT = 4096
 CHUNK = 64 << 10
 
 if hasattr(os, "pread"):
@@ -46,7 +49,24 @@ else:
 
 def _read(fd: int, size: int, offset: int) -> bytes:
     size = min(size, TRANSFER_MAX)
-    return os.read(fd, size) if offset == -1 else pread(fd, size, offset)
+    try:
+        return os.read(fd, size) if offset == -1 else pread(fd, size, offset)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not _is_direct(fd):
+            raise
+    # O_DIRECT wants its memory aligned, which bytes are by chance only.  Nothing has happened.
+    with mmap.mmap(-1, max(size, 1)) as memory, memoryview(memory)[:size] as view:
+        count = os.readv(fd, [view]) if offset == -1 else os.preadv(fd, [view], offset)
+        return bytes(view[:count])
+
+
+def _is_direct(fd: int) -> bool:
+    flag = getattr(os, "O_DIRECT", 0)
+    if not flag:
+        return False
+    import fcntl
+
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & flag)
 
 
 def pread_full(fd: int, size: int, offset: int) -> bytes:
@@ -75,6 +95,7 @@ def read_to_end(fd: int, offset: int) -> bytes:
     got = 0
     while True:
         wanted = max(size - position - got + 1, CHUNK)
+        wanted += -wanted % DIRECT_UNIT
         chunk = _read(fd, wanted, -1 if offset == -1 else offset + got)
         if not chunk:
             return b"".join(chunks) if len(chunks) != 1 else chunks[0]

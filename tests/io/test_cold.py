@@ -89,7 +89,7 @@ async def test_direct_reads_come_back(tiers: Tiers, data: Path) -> None:
         async def read(number: int) -> None:
             got[number] = await file.pread(PIECE, number * PIECE)
 
-        for _ in range(ROUNDS if tiers.ring else 0):
+        for _ in range(ROUNDS):
             got.clear()
             async with anyio.create_task_group() as group:
                 for number in range(TASKS):
@@ -103,8 +103,6 @@ async def test_direct_reads_come_back(tiers: Tiers, data: Path) -> None:
 
 
 async def test_direct_reads_stop_at_the_end(tiers: Tiers, data: Path) -> None:
-    if not tiers.ring:
-        pytest.skip("memory is aligned by the ring's driver only")
     odd = data.with_name("odd")
     odd.write_bytes(b"x" * 5000)
     try:
@@ -117,6 +115,7 @@ async def test_direct_reads_stop_at_the_end(tiers: Tiers, data: Path) -> None:
         assert await file.pread(8192, 0) == b"x" * 5000
         assert await file.pread(1 << 20, 0) == b"x" * 5000
         assert await file.pread(4096, 8192) == b""
+        assert await file.readall() == b"x" * 5000
     odd.unlink()
 
 

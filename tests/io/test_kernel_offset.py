@@ -14,7 +14,6 @@ from tests.support.fuse import FuseMount, cannot_fuse
 import anyio_uring
 
 pytestmark = pytest.mark.anyio
-ring_only = pytest.mark.tiers("auto", "ring")  # os.read gives no aligned memory
 BLOCK = 4096
 
 
@@ -40,7 +39,6 @@ def block() -> Iterator[mmap.mmap]:
         yield memory
 
 
-@ring_only
 async def test_direct_reads_follow_each_other(tiers: Tiers, direct_file: Path) -> None:
     async with await anyio_uring.open_file(direct_file, "rb", 0, opener=open_direct) as file:
         for number in range(3):
@@ -51,7 +49,6 @@ async def test_direct_reads_follow_each_other(tiers: Tiers, direct_file: Path) -
         assert await file.read(BLOCK) == bytes([4]) * BLOCK
 
 
-@ring_only
 async def test_direct_writes_follow_each_other(
     tiers: Tiers, direct_file: Path, block: mmap.mmap
 ) -> None:
@@ -62,7 +59,6 @@ async def test_direct_writes_follow_each_other(
     assert direct_file.read_bytes()[: 3 * BLOCK] == b"x" * 2 * BLOCK + b"\2" * BLOCK
 
 
-@ring_only
 async def test_direct_append_ends_behind_what_it_wrote(
     tiers: Tiers, direct_file: Path, block: mmap.mmap
 ) -> None:
