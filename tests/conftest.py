@@ -13,6 +13,7 @@ Where io_uring is expected (``ANYIO_URING_EXPECT=uring``, as in CI) and absent, 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,9 @@ TIERS: dict[str, tuple[Any, ...]] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts its background jobs with SIGINT ignored, and they pass that on: tests that
+    # interrupt, here or in a child, would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "tiers(*names): the columns of the matrix it runs in")
     config.addinivalue_line("markers", "hosts(*names): the rows of the matrix it runs in")
     verdict = _probe.probe()
