@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING, Any, cast
 
 from ._buffer import Buffer
-from ._errors import os_error, unsupported
-from ._file import SAFE_POSITION_MAX, AsyncFile
+from ._errors import unsupported
+from ._file import AsyncFile
 from ._runtime import Runtime
 
 if TYPE_CHECKING:
@@ -352,18 +352,8 @@ class BufferSteps(AsyncFile[bytes]):
         shared = handle.shared
         if shared or not handle.seekable:
             position = await self._seek_kernel(runtime, offset, whence)
-        elif whence == os.SEEK_SET:
-            position = offset
-        elif whence == os.SEEK_CUR:
-            position = handle.position + offset
-        elif whence == os.SEEK_END and handle.regular:
-            position = await runtime.ops.size(self._job()) + offset
         else:
-            position = await self._seek_kernel(runtime, offset, whence)
-        if position < 0:
-            raise os_error(errno.EINVAL, self._name)
-        if position > SAFE_POSITION_MAX and not handle.shared:
-            position = await self._seek_kernel(runtime, position, os.SEEK_SET)
+            position = await self._destination(runtime, offset, whence)
         buffer.drop()
         handle.position = position
         if handle.shared and not shared:

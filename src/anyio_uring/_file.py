@@ -46,6 +46,7 @@ logger = logging.getLogger("anyio_uring")
 EINVAL, ESPIPE = 22, 29
 # Beyond this a position may exceed what the file system can hold; the kernel is asked then.
 SAFE_POSITION_MAX = 1 << 42
+POSITION_MAX = (1 << 63) - 1
 SEEK_WHENCES = {os.SEEK_SET, os.SEEK_CUR, os.SEEK_END} | {
     getattr(os, name) for name in ("SEEK_DATA", "SEEK_HOLE") if hasattr(os, name)
 }
@@ -327,6 +328,24 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
                 error.filename = self._name
                 raise
         return await runtime.ops.seek(self._job(), offset, whence)
+
+    async def _destination(self, runtime: Runtime, offset: int, whence: int) -> int:
+        """Where a seek leads in a file that keeps its position itself."""
+        handle = self._handle
+        if whence == os.SEEK_SET:
+            position = offset
+        elif whence == os.SEEK_CUR:
+            position = handle.position + offset
+        elif whence == os.SEEK_END and handle.regular:
+            position = await runtime.ops.size(self._job()) + offset
+        else:
+            return await self._seek_kernel(runtime, offset, whence)
+        if position > SAFE_POSITION_MAX:
+            position = min(position, POSITION_MAX)  # one that the kernel can refuse
+            return await self._seek_kernel(runtime, position, os.SEEK_SET)
+        if position < 0:
+            raise os_error(EINVAL, self._name)
+        return position
 
     def _share(self) -> None:
         """From now on others may move the kernel's offset: publish the position, then use that."""

@@ -16,7 +16,7 @@ from ._arguments import as_readable, as_size, as_writable
 from ._errors import CLOSED, NOT_WRITABLE, os_error, unsupported
 from ._file import (
     EINVAL,
-    SAFE_POSITION_MAX,
+    POSITION_MAX,
     AsyncFile,
 )
 from ._handle import plain_attributes, read_now
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ._runtime import Runtime
 
 LINE_CHUNK = 8192
-POSITION_MAX = (1 << 63) - 1
 
 # From 3.12 on FileIO counts its arguments.
 READINTO_ARGUMENT = "readinto() argument" + " 1" * (sys.version_info >= (3, 12))
@@ -278,19 +277,7 @@ class RawFile(AsyncFile[bytes]):
             self._check_closed()
             if handle.shared or not handle.seekable:
                 return await self._seek_kernel(runtime, offset, whence)
-            if whence == os.SEEK_SET:
-                position = offset
-            elif whence == os.SEEK_CUR:
-                position = handle.position + offset
-            elif whence == os.SEEK_END and handle.regular:
-                position = await runtime.ops.size(self._job()) + offset
-            else:
-                position = await self._seek_kernel(runtime, offset, whence)
-            if position > SAFE_POSITION_MAX:
-                position = min(position, POSITION_MAX)  # one that the kernel can refuse
-                position = await self._seek_kernel(runtime, position, os.SEEK_SET)
-            if position < 0:
-                raise os_error(EINVAL, self._name)
+            position = await self._destination(runtime, offset, whence)
             self._advance(position - handle.position)
             return position
         finally:
