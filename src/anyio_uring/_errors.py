@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import io
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
 
 CLOSED = "I/O operation on closed file"
 NOT_READABLE = "File not open for reading"
@@ -59,3 +63,13 @@ def closed_error(text: str = CLOSED) -> ValueError:
 
 def unsupported(text: str) -> io.UnsupportedOperation:
     return io.UnsupportedOperation(text)
+
+
+def logger() -> logging.Logger:
+    """The logger for what no caller is there to be told.
+
+    Few runs need it, and importing `logging` would be a fifth of what importing us costs.
+    """
+    import logging
+
+    return logging.getLogger("anyio_uring")

@@ -17,7 +17,6 @@ and reads, if nothing has to be waited for.
 from __future__ import annotations
 
 import io
-import logging
 import os
 import stat
 import warnings
@@ -31,7 +30,7 @@ import anyio
 from anyio import CancelScope, get_cancelled_exc_class
 
 from ._arguments import as_readable, as_size, as_writable
-from ._errors import CLOSED, NOT_READABLE, NOT_WRITABLE, closed_error, os_error, unsupported
+from ._errors import CLOSED, NOT_READABLE, NOT_WRITABLE, closed_error, logger, os_error, unsupported
 from ._handle import MISS, Handle, HandleOwner, plain_attributes, pread_now
 from ._line import Line, Turn
 from ._ops import Job
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
     from anyio import CapacityLimiter
 
-logger = logging.getLogger("anyio_uring")
 
 EINVAL, ESPIPE = 22, 29
 # Beyond this a position may exceed what the file system can hold; the kernel is asked then.
@@ -580,12 +578,12 @@ def _close_when_idle(handle: Handle, flush: Callable[[], object]) -> bool:
         try:
             flush()
         except OSError:
-            logger.exception("writing what a file that nobody waits for had buffered failed")
+            logger().exception("writing what a file that nobody waits for had buffered failed")
         fd = handle.release()
         if handle.closefd:
             try:
                 os.close(fd)
             except OSError:  # nobody is there to hear it, and others wait for their completions
-                logger.exception("closing a file that nobody waits for failed")
+                logger().exception("closing a file that nobody waits for failed")
 
     return handle.call_when_idle(close)

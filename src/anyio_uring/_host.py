@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ._errors import logger
 from ._settings import Settings
 
 if TYPE_CHECKING:
     from ._uring import Operation, Ring
 
-logger = logging.getLogger("anyio_uring")
 
 # How long the end of a loop waits for operations that cannot be cancelled (a write to a slow
 # disk) before it leaves them to the kernel.
@@ -74,8 +73,8 @@ class Host:
             self._watch(self.ring.eventfd)
         except OSError as error:
             # Each operation tries again: tell it once
-            level = logging.DEBUG if self._ringless else logging.WARNING
-            logger.log(level, "no ring for this event loop: %s; using threads", error)
+            tell = logger().debug if self._ringless else logger().warning
+            tell("no ring for this event loop: %s; using threads", error)
             self._ringless = True
             self.ring = None
             return False
@@ -241,7 +240,7 @@ class Host:
                 f"{count} file operation(s) were still in the kernel when the event loop "
                 "ended; their buffers are leaked"
             )
-            logger.warning(message)
+            logger().warning(message)
             warnings.warn(message, ResourceWarning, stacklevel=2, source=None)
 
 

@@ -23,7 +23,8 @@ import trio
 from trio.lowlevel import Abort, Task
 
 from . import _private
-from ._host import SHUTDOWN_SECONDS, Host, Unit, logger
+from ._errors import logger
+from ._host import SHUTDOWN_SECONDS, Host, Unit
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class TrioHost(Host):
             try:
                 ring.push_only()
             except OSError:  # an instrument that raises would be taken out
-                logger.exception("submission failed")
+                logger().exception("submission failed")
 
     def after_wait(self) -> None:
         ring = self.ring
@@ -126,7 +127,7 @@ class TrioHost(Host):
         try:
             self.deliver(ring.poll())
         except OSError:
-            logger.exception("reaping completions failed")
+            logger().exception("reaping completions failed")
 
     def start(self, operation: Operation) -> None:
         ring = self.ring

@@ -19,10 +19,10 @@ from anyio import NoEventLoopError
 
 from . import _handle, _private, _probe
 from ._driver_thread import ThreadOps
-from ._errors import UringUnavailableError
+from ._errors import UringUnavailableError, logger
 from ._gate import Gate
 from ._handle import Handle
-from ._host import Host, forget_rings, logger
+from ._host import Host, forget_rings
 from ._ops import FileOps, Pace
 from ._settings import Settings, allowed_tiers, current_settings
 
@@ -250,11 +250,11 @@ def _driver(host: Host, settings: Settings, obstacle: str | None) -> FileOps:
     elif verdict.available:
         from ._driver_uring import UringOps
 
-        logger.info("driver: uring (%s)", verdict.reason)
+        logger().info("driver: uring (%s)", verdict.reason)
         return UringOps(host, verdict.opcodes, settings.inline_size_max)
     if settings.driver == "uring":
         raise UringUnavailableError(reason, remedy, verdict.errno)
-    logger.info("driver: thread (%s. %s)", reason, remedy)
+    logger().info("driver: thread (%s. %s)", reason, remedy)
     return ThreadOps()
 
 

@@ -12,7 +12,7 @@ import pytest
 ANYIO = "import anyio; anyio.open_file"
 OURS = f"{ANYIO}; import anyio_uring; anyio_uring.open_file"
 # Loaded by what a file may need one day, and as dear as AnyIO itself.
-DEAR = ["ssl", "socket", "ctypes", "platform", "asyncio", "trio"]
+DEAR = ["ssl", "socket", "ctypes", "platform", "asyncio", "trio", "logging"]
 EXTRA_SECONDS_MAX = 0.015
 
 
