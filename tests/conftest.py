@@ -12,6 +12,7 @@ Where io_uring is expected (``ANYIO_URING_EXPECT=uring``, as in CI) and absent, 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -60,6 +61,16 @@ def pytest_configure(config: pytest.Config) -> None:
         del TIERS["ring"], TIERS["auto"]
     if not COMPILED:
         del TIERS["now+thread"]  # the now tier is compiled: the cell would be "thread" again
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of collected tests stay for good: spare each later collection from looking at them.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 def pytest_report_header() -> list[str]:
