@@ -93,14 +93,18 @@ class Gauge:
         "_start",
         "_stats",
         "_ticking",
+        "_warm",
         "count",
         "gaps",
         "over",
         "tiers",
     )
 
-    def __init__(self, seconds: float, *, ours: bool = False, ticking: bool = False) -> None:
+    def __init__(
+        self, seconds: float, *, ours: bool = False, ticking: bool = False, warm: bool = True
+    ) -> None:
         self._seconds = seconds
+        self._warm = warm
         self._ours = ours
         self._ticking = ticking
         self.count = 0
@@ -108,7 +112,7 @@ class Gauge:
         self.gaps: list[float] = []
         self.tiers: dict[str, int] = {}
         self._stats: Statistics | None = None
-        self._marked = False
+        self._marked = not warm
         self._start = self._ended = 0.0
         self._first = self._counted = 0
 
@@ -157,8 +161,9 @@ class Gauge:
             watch.cancel_scope.cancel()
 
     async def _watch(self) -> None:
-        await self.tick(self._seconds * WARM_SHARE)
-        self.begin()
+        if self._warm:
+            await self.tick(self._seconds * WARM_SHARE)
+            self.begin()
         await self.tick(self._seconds)
         while self.count == self._first:  # somebody slow has not done anything yet
             await self.tick(self._seconds)
@@ -172,9 +177,11 @@ class Gauge:
         before = time.perf_counter()
         end = before + seconds
         while before < end:
-            await anyio.sleep(TICK_SECONDS)
-            now = time.perf_counter()
-            self.gaps.append(max(now - before - TICK_SECONDS, 0.0))
+            try:
+                await anyio.sleep(TICK_SECONDS)
+            finally:  # also of the tick that the end of the work cuts off
+                now = time.perf_counter()
+                self.gaps.append(max(now - before - TICK_SECONDS, 0.0))
             before = now
 
 
@@ -199,7 +206,7 @@ def offsets_of(case: Case, plan: Plan) -> list[Iterable[int]]:
 
 def measure_synchronous(case: Case, material: Material) -> Sample:
     """The same work in a plain loop, without tasks and without an event loop."""
-    gauge = Gauge(material.plan.seconds)
+    gauge = Gauge(material.plan.seconds, warm=not case.cold)
     gauge.begin()
     _SYNCHRONOUS[case.kind](case, material, gauge)
     gauge.finish()
@@ -301,7 +308,8 @@ Api = type[Ours] | type[AnyIO]
 
 async def measure(case: Case, api: Api, material: Material) -> Sample:
     """One measurement, in the running loop."""
-    gauge = Gauge(material.plan.seconds, ours=api.ours, ticking=case.tasks > 1)
+    # Cold work ends by itself, on a fast machine before anything is warm
+    gauge = Gauge(material.plan.seconds, ours=api.ours, ticking=case.tasks > 1, warm=not case.cold)
     await _IN_A_LOOP[case.kind](case, api, material, gauge)
     if case.kind == "write":
         material.check_written()

@@ -8,11 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import anyio.lowlevel
 import pytest
 from tests.support import mounts
 from tests.support.fuse import cannot_mount
@@ -20,7 +22,7 @@ from tests.support.seccomp import cannot_filter, run_program_filtered
 
 from anyio_uring import _bench, _bench_cases, _probe, current_settings
 from anyio_uring.__main__ import main
-from anyio_uring._bench_cases import CASES
+from anyio_uring._bench_cases import CASES, Gauge
 from anyio_uring._bench_material import Material
 from anyio_uring._handle import COMPILED
 from anyio_uring._mounts import NOWAIT
@@ -100,6 +102,21 @@ def test_everybody_has_read_back_what_was_written(
         assert part["bytes"] > report["plan"]["large_bytes"]
 
 
+@pytest.mark.anyio
+async def test_work_that_ends_while_others_warm_up_is_counted(anyio_backend: Any) -> None:
+    gauge = Gauge(0.01, ticking=True, warm=False)
+    end = time.perf_counter() + 0.005
+
+    async def work() -> None:
+        gauge.count += 5
+        while time.perf_counter() < end:
+            await anyio.lowlevel.checkpoint()
+
+    await gauge.run([work])
+    assert gauge.sample().rate > 0
+    assert gauge.sample().gaps != []
+
+
 @needs_core
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 def test_cached_rows_are_served_at_once_and_cold_ones_by_the_ring(
@@ -119,7 +136,8 @@ def test_cached_rows_are_served_at_once_and_cold_ones_by_the_ring(
             assert row["served_by"] == "now", (case, key)
         elif case.startswith("cold"):
             assert row["cached_before"] == 0
-            assert row["tiers"].get(key, 0) >= 0.99, (case, loop, key, row["tiers"])
+            # Some hundred reads: the kernel may have read one or two of their pages with others
+            assert row["tiers"].get(key, 0) >= 0.95, (case, loop, key, row["tiers"])
         elif case == "write_64k":
             assert row["served_by"] == key
 
