@@ -1,0 +1,112 @@
+"""`benchmarks/run.py`: its rows are measured, it tells what it was asked, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.mounts import cannot_mount
+from tests.support.seccomp import cannot_filter
+
+from anyio_uring import _probe
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "run.py"
+# One of each kind
+ROWS = ["cached_1", "read_64k", "seek_read", "readline", "write_64k", "append_16", "small_1"]
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def measured(folder: Path, *arguments: object) -> dict[str, Any]:
+    """Measure in a new directory; the report, of which each line is complete."""
+    place = folder / "place"
+    place.mkdir()
+    file = folder / "report.json"
+    done = run(place, "--quick", "--rounds", 1, "--json", file, *arguments)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert list(place.iterdir()) == []
+    report: dict[str, Any] = json.loads(file.read_text())
+    assert report["failed"] == []
+    for line in report["lines"]:
+        assert min(line["sync_rate"], line["anyio_rate"], line["ours_rate"]) > 0
+        least, greatest = line["to_sync_spread"]
+        assert least <= line["to_sync"] <= greatest
+        assert (line["target"] is None) == (line["reached"] == "")
+        assert line["not_slower"][:3] in ("yes", "NO", "NO?")
+        assert line["served_by"]
+    return report
+
+
+def test_run_quick_measures_each_kind_of_row(tmp_path: Path) -> None:
+    report = measured(tmp_path, "--hosts", "asyncio", "--rows", ",".join(ROWS))
+    assert [line["row"] for line in report["lines"]] == ROWS
+
+
+def test_run_on_trio_writes_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    report = measured(tmp_path, "--hosts", "trio", "--rows", "cached_128", "--markdown", table)
+    assert [(line["host"], line["row"]) for line in report["lines"]] == [("trio", "cached_128")]
+    rows = [line for line in table.read_text().splitlines() if line.startswith("|")]
+    assert [row.count("|") for row in rows] == [rows[0].count("|")] * 3
+
+
+@pytest.mark.skipif(cannot_filter() is not None, reason=str(cannot_filter()))
+def test_run_blocked_measures_ours_without_a_ring(tmp_path: Path) -> None:
+    report = measured(tmp_path, "--hosts", "asyncio", "--rows", "write_64k", "--blocked")
+    ours, blocked = report["lines"]
+    assert (ours["participant"], blocked["participant"]) == ("ours", "blocked")
+    assert set(blocked["tiers"]) == {"now", "ring", "thread"}
+    assert blocked["tiers"]["ring"] == 0 < blocked["tiers"]["thread"]
+    assert (ours["tiers"]["ring"] > 0) == _probe.probe().available
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--rows", "cached_2"], "no 'cached_2' among"),
+        (["--filesystems", "ext5"], "no 'ext5' among"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--seconds", "100"], "--seconds must be from"),
+    ],
+)
+def test_run_with_wrong_arguments_names_them(arguments: list[str], text: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_run_in_a_directory_that_is_missing_fails_and_says_so(tmp_path: Path) -> None:
+    done = run(tmp_path / "missing", "--quick")
+    assert done.returncode == 1
+    assert "No such file or directory" in done.stdout
+
+
+@pytest.mark.skipif(cannot_mount() is not None, reason=str(cannot_mount()))
+def test_run_on_a_file_system_of_its_own_unmounts_it_when_terminated(tmp_path: Path) -> None:
+    arguments = ["--quick", "--filesystems", "tmpfs", "--hosts", "asyncio"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process.stdout.readline().startswith("tmpfs")  # the first cell is done
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "run.py: ended early; everything is removed\n")
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
+    assert list(tmp_path.iterdir()) == []
