@@ -7,7 +7,9 @@ tier that was not allowed must not have served anything.
 A test that makes sense in some cells only names them: ``@pytest.mark.tiers("ring", "auto")``,
 ``@pytest.mark.hosts("asyncio", "uvloop")``.
 
-Where io_uring is expected (``ANYIO_URING_EXPECT=uring``, as in CI) and absent, the run fails.
+Where io_uring is expected (``ANYIO_URING_EXPECT=uring``, as in CI) and absent, the run fails.  With
+``ANYIO_URING_EXPECT=restricted`` the column ``auto`` stays without io_uring too, as users have it,
+but for tests that are marked for the ring and not for threads.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if EXPECT == "thread" and verdict.available:
         raise pytest.UsageError("no io_uring is expected here, but there is one")
     if not verdict.available:
-        del TIERS["ring"], TIERS["auto"]
+        del TIERS["ring"]
+        if EXPECT != "restricted":
+            del TIERS["auto"]
     if not COMPILED:
         del TIERS["now+thread"]  # the now tier is compiled: the cell would be "thread" again
 
@@ -88,12 +92,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             "anyio_backend", [HOSTS[name] for name in hosts], ids=hosts, indirect=True
         )
     if "tiers" in metafunc.fixturenames:
-        metafunc.parametrize("tiers", _chosen(metafunc, "tiers", TIERS), indirect=True)
+        tiers = _chosen(metafunc, "tiers", TIERS)
+        if tiers == ["auto"] and "ring" not in TIERS and _wants_ring(metafunc):
+            tiers = []
+        metafunc.parametrize("tiers", tiers, indirect=True)
 
 
 def _chosen(metafunc: pytest.Metafunc, marker: str, names: Iterable[str]) -> list[str]:
     found = metafunc.definition.get_closest_marker(marker)
     return [name for name in names if found is None or name in found.args]
+
+
+def _wants_ring(metafunc: pytest.Metafunc) -> bool:
+    found = metafunc.definition.get_closest_marker("tiers")
+    return found is not None and "ring" in found.args
 
 
 @pytest.fixture
