@@ -71,7 +71,11 @@ def run_filtered(
 
 
 def run_program_filtered(
-    command: Sequence[str], blocked: Mapping[str, int], *, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    blocked: Mapping[str, int],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60,
 ) -> subprocess.CompletedProcess[str]:
     """As `run_filtered`, for a program; `env` adds to the environment."""
     return subprocess.run(
@@ -79,7 +83,7 @@ def run_program_filtered(
         env=os.environ | dict(env or {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
         check=False,
     )
 
