@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 HEAD = (
-    f"{'file system':10} {'loop':8}{'row':13}{'':8} {'sync':>7} {'anyio':>7} {'ours':>7}"
+    f"{'file system':10} {'loop':8}{'row':15}{'':8} {'sync':>7} {'anyio':>7} {'ours':>7}"
     f" {'ours/sync':>22} {'aim':>5} {'':4}{'ours/anyio':>22} {'':4} served by"
 )
 COLUMNS = (
@@ -49,7 +49,7 @@ def _target(line: dict[str, Any]) -> str:
 def terminal(line: dict[str, Any]) -> str:
     who = "blocked" if line["participant"] == "blocked" else ""
     return (
-        f"{line['place'][-10:]:10} {line['host']:8}{line['row']:13}{who:8}"
+        f"{line['place'][-10:]:10} {line['host']:8}{line['row']:15}{who:8}"
         f" {short(line['sync_rate']):>7} {short(line['anyio_rate']):>7}"
         f" {short(line['ours_rate']):>7}"
         f" {_ratio(line, 'to_sync'):>22} {_target(line):>5} {line['reached']:4}"

@@ -30,7 +30,8 @@ INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 EPILOG = """\
 Nothing else should be at work on the machine.  With --filesystems, root is needed: the file systems
-are made in image files (768 MiB each, one after the other) and removed again, also after Ctrl-C.
+are made in image files (512 MiB each, one after the other) and removed again, also after Ctrl-C.
+What was measured until then is written all the same.
 
 exit codes:
   0    measured; whether the aims are reached is in the table
@@ -169,6 +170,7 @@ class Run:
                 folder = stack.enter_context(places.folder_in(directory))
                 info = anyio_uring.driver_info(folder)
                 self.places[place] = f"{info.file_system}; {info.driver}: {info.reason}"
+                print(f"-- {place}: {self.places[place]}", flush=True)
                 material = Material(folder, amounts)
                 material.write()
                 for key in self._arguments.rows:
@@ -241,25 +243,33 @@ def main(command: list[str] | None = None) -> int:
         raise TerminatedError
 
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # it is under nohup
+        signal.signal(signal.SIGHUP, terminate)
     run = Run(arguments)
     print(report.HEAD, flush=True)
+    code = OK
     try:
         run.measure()
     except KeyboardInterrupt as interrupt:
-        terminated = isinstance(interrupt, TerminatedError)
+        code = TERMINATED if isinstance(interrupt, TerminatedError) else INTERRUPTED
+        run.failed.append("ended early")
         print("run.py: ended early; everything is removed", file=sys.stderr)
-        return TERMINATED if terminated else INTERRUPTED
     found = run.report()
     print(*report.summary(found), f"{found['seconds']:.0f} s", sep="\n")
     try:
-        if arguments.json:
-            arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        if arguments.markdown:
-            arguments.markdown.write_text(report.markdown(found), encoding="utf-8")
+        write(found, arguments)
     except OSError as error:
         print(f"run.py: cannot write: {error}", file=sys.stderr)
-        return FAILED
-    return FAILED if run.failed or not run.lines else OK
+        return code or FAILED
+    return code or (FAILED if run.failed or not run.lines else OK)
+
+
+def write(found: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Write the files that were asked for."""
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
