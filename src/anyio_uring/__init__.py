@@ -13,7 +13,7 @@ from __future__ import annotations
 from ._errors import UringUnavailableError
 from ._file import AsyncFile
 from ._info import DriverInfo, driver_info
-from ._open import open_file
+from ._open import open_file, wrap_file
 from ._runtime import Statistics, statistics
 from ._settings import Settings, configure, current_settings
 
@@ -31,4 +31,5 @@ __all__ = [
     "driver_info",
     "open_file",
     "statistics",
+    "wrap_file",
 ]

@@ -23,6 +23,8 @@ from collections.abc import AsyncIterator
 from operator import index
 from typing import TYPE_CHECKING, cast
 
+import anyio
+
 from ._arguments import as_offset, as_readable, as_size, as_writable
 from ._buffer import (
     Lines,
@@ -37,7 +39,8 @@ from ._errors import CLOSED, os_error, unsupported
 from ._file import (
     SEEK_WHENCES,
 )
-from ._handle import plain_attributes
+from ._handle import Handle, plain_attributes
+from ._raw import RawFile
 from ._runtime import current_runtime
 from ._transfers import pwrite
 
@@ -249,6 +252,23 @@ class BufferedFile(BufferSteps):
             await super().aclose()
         if interrupted is not None:
             raise interrupted
+
+    def detach(self) -> RawFile:
+        """Flush, give up the raw file below and return it; this file is of no use then.
+
+        Synchronous, so it may block.  What was read ahead is lost, as with `io`.
+
+        :raises anyio.BusyResourceError: an operation of this file is under way
+        """
+        self._check_closed(CLOSED + ".")
+        handle = self._handle
+        if handle.busy:
+            raise anyio.BusyResourceError("using")
+        self._flush_rest()
+        raw = RawFile(handle, self._name, self._mode, self._limiter)
+        raw._wrapped, self._wrapped = self._wrapped, None
+        self._handle = Handle(-1, handle.open_flags)
+        return raw
 
     def _flush_synchronously(self) -> None:
         if not self._handle.busy:

@@ -9,8 +9,9 @@ import sys
 import warnings
 from collections.abc import Callable
 from operator import index
-from typing import TYPE_CHECKING, Any, overload
+from typing import IO, TYPE_CHECKING, Any, AnyStr, overload
 
+import anyio
 from anyio import CapacityLimiter
 
 from ._buffered import BufferedFile
@@ -345,3 +346,22 @@ def default_buffer_size(blksize: int) -> int:
     if sys.version_info >= (3, 14):
         return max(min(blksize, 8 << 20), io.DEFAULT_BUFFER_SIZE)
     return blksize if blksize > 1 else io.DEFAULT_BUFFER_SIZE
+
+
+def wrap_file(
+    file: IO[AnyStr], *, limiter: CapacityLimiter | None = None
+) -> anyio.AsyncFile[AnyStr]:
+    """Wrap any synchronous file object, as ``anyio.wrap_file``, which does it: with threads, since
+    what such an object does when it is called is its own affair.
+
+    :param file: whatever has the methods that will be called; not checked
+    :param limiter: for the worker threads, instead of AnyIO's default one
+    :raises TypeError: something else as `limiter`
+
+    >>> import anyio, anyio_uring, io
+    >>> async def main():
+    ...     return await anyio_uring.wrap_file(io.BytesIO(b"some data")).read(4)
+    >>> anyio.run(main)
+    b'some'
+    """
+    return anyio.wrap_file(file, limiter=limiter)

@@ -21,6 +21,7 @@ PUBLIC = [
     "driver_info",
     "open_file",
     "statistics",
+    "wrap_file",
 ]
 
 CALLABLES = [name for name in PUBLIC if name != "__version__"]
