@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,11 @@ async def test_detach_of_a_buffered_file_gives_the_raw_one(
         file.detach()
     await raw.aclose()
     assert path.read_bytes() == b"data."
+
+
+def test_importing_the_package_does_not_import_trio() -> None:
+    program = (
+        "import sys, anyio_uring; assert 'trio' not in sys.modules; "
+        "import anyio_uring.trio; assert 'trio' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

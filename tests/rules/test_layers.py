@@ -20,7 +20,7 @@ LAYERS = {
     4: "_runtime _info",
     5: "_file _raw _buffer_steps _buffered _text_steps _text",
     6: "_open",
-    7: "__init__ __main__ _doctor _bench _bench_cases _bench_material _bench_report testing",
+    7: "__init__ __main__ _doctor _bench _bench_cases _bench_material _bench_report testing trio",
 }
 # The compiled core lies under all of them; the file layer and what is above it never see it.
 CORE = "_uring"
@@ -39,6 +39,7 @@ LOOPS = {
         "_host_trio": "anywhere",
         "_private": "functions",
         "_bench": "functions",
+        "trio": "anywhere",
     },
     "uvloop": {"_bench": "functions"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any, Literal, TypeAlias, assert_type
 
 import anyio
 import pytest
+from trio._file_io import AsyncIOWrapper
 
 import anyio_uring
+import anyio_uring.trio
 from anyio_uring import AsyncFile, Settings, Statistics
 
 pytestmark = pytest.mark.anyio
@@ -59,3 +62,22 @@ def test_settings_are_typed() -> None:
     assert_type(Settings().workers_max, int | None)
     with pytest.raises(ValueError, match="driver must be"):
         Settings(driver="fast")  # type: ignore[arg-type]
+
+
+async def trio_takes(file: AsyncIOWrapper[io.BufferedReader]) -> bytes:
+    return await file.peek(4)
+
+
+async def flavour_of_trio(path: os.PathLike[str]) -> None:
+    """Only checked: what a file can do follows from how it was opened, as with Trio."""
+    reader = await anyio_uring.trio.open_file(path, "rb")
+    assert_type(reader, AsyncIOWrapper[io.BufferedReader])
+    assert_type(await trio_takes(reader), bytes)
+    text = await anyio_uring.trio.open_file(path)
+    assert_type(text, AsyncIOWrapper[io.TextIOWrapper])
+    assert_type(await text.readline(4), str)
+    await text.peek()  # type: ignore[misc]
+    assert_type(await anyio_uring.trio.open_file(path, "r+b", 0), AsyncIOWrapper[io.FileIO])
+    assert_type(await anyio_uring.trio.open_file(path, "wb"), AsyncIOWrapper[io.BufferedWriter])
+    assert_type(await anyio_uring.trio.wrap_file(io.StringIO()).read(), str)
+    assert_type(anyio_uring.wrap_file(io.BytesIO()), anyio.AsyncFile[bytes])
