@@ -161,11 +161,13 @@ def _check_arguments(
                 "line buffering (buffering=1) isn't supported in binary mode, the default buffer "
                 "size will be used",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
     elif buffering == 0:
         raise ValueError("can't have unbuffered text I/O")
     if isinstance(file, int):
+        if isinstance(file, bool) and sys.version_info >= (3, 13):
+            warnings.warn("bool is used as a file descriptor", RuntimeWarning, stacklevel=3)
         if file < 0:
             raise ValueError("negative file descriptor")
     else:
@@ -272,6 +274,7 @@ async def _from_descriptor(
 ) -> AsyncFile[Any]:
     await runtime.gate.admit()
     sys.audit("open", fd, mode.audit_name, mode.flags)
+    name, fd = fd, int(fd)  # of a bool, the functions of os would warn again
     if COMPILED:
         facts = fd_facts(fd)
     else:
@@ -281,7 +284,7 @@ async def _from_descriptor(
         runtime,
         Opened(fd, facts),
         _status_flags(fd, mode.flags),
-        fd,
+        name,
         mode,
         closefd,
         limiter,

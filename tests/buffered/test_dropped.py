@@ -100,12 +100,14 @@ async def test_open_file_is_small(tiers: Tiers, path: Path, buffering: int) -> N
         for file in files:
             await file.aclose()
     print(f"{each:.0f} bytes for each open file")
-    assert 0 < each <= 4096
+    assert 0 < each <= 1024
 
 
 @pytest.mark.tiers("auto", "ring")
 @hosts
-async def test_waiting_operation_takes_little_beside_its_coroutines(tiers: Tiers, tmp_path: Path) -> None:
+async def test_waiting_operation_takes_little_beside_its_coroutines(
+    tiers: Tiers, tmp_path: Path
+) -> None:
     count, size = 50, 100
     with fifo_writer(tmp_path / "fifo"):
         files = [await anyio_uring.open_file(tmp_path / "fifo", "rb", 0) for _ in range(count + 1)]

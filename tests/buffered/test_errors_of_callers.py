@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import io
 import os
+import pickle
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -206,3 +208,30 @@ async def test_written_buffer_may_be_changed_afterwards(path: Path) -> None:
         await file.write(data)
         del data[:]
     assert path.read_bytes() == b"first secondthird "
+
+
+async def test_file_cannot_be_pickled(path: Path) -> None:
+    for mode in MODES:
+        async with await anyio_uring.open_file(path, mode) as file:
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+                with pytest.raises(TypeError, match="pickle"):
+                    pickle.dumps(file, protocol)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("file", "rb", 1), (False, "rb", -1, None, None, None, False)]
+)
+async def test_warnings_are_those_of_open(
+    path: Path, arguments: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    with warnings.catch_warnings(record=True) as expected:
+        warnings.simplefilter("always")
+        open(*arguments).close()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        file = await anyio_uring.open_file(*arguments)
+    await file.aclose()
+    told = [(each.category, str(each.message)) for each in caught]
+    assert told == [(each.category, str(each.message)) for each in expected]
+    assert {each.filename for each in caught} <= {__file__}  # where the caller is
