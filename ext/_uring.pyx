@@ -1808,10 +1808,11 @@ def ftruncate_operation(Handle handle, int64_t size):
     return operation
 
 
-def nop_operation(int result=0):
-    """Completes at once; with 6.10+, as if its result had been `result` (for the probe, tests)."""
+def nop_operation(int result=0, bint force_async=False):
+    """Completes at once, or by a worker; with 6.10+, as if its result had been `result` (tests)."""
     cdef Operation operation = new_operation(None, AU_OP_NOP)
     operation.flags = result
+    operation.force_async = force_async
     return operation
 
 

@@ -18,6 +18,7 @@ from ._handle import MISS
 from ._host import Host
 from ._mounts import NOW_NEVER
 from ._ops import PACED_MAX, Done, Job, Opened, Pace
+from ._workers import Workers
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -44,7 +45,7 @@ class UringOps:
         self.supported = supported
         self.inline_max = inline_max
         self.threads = ThreadOps()
-        self.refused = 0
+        self.workers = Workers(host)
 
     # -- opening and closing --------------------------------------------------------------------
 
@@ -53,7 +54,7 @@ class UringOps:
     ) -> Opened:
         encoded = os.fsencode(path)
         host = self.host
-        if not host.ready():
+        if not host.ready() or self.workers.lacking():
             return await self.threads.open(path, flags, mode, limiter)
         # The walk is short and its answer often cached; a miss counts it as an ordinary file
         blocking = _uring.is_fifo_cached(encoded)
@@ -76,7 +77,7 @@ class UringOps:
             if blocking:
                 host.more_workers(-1)
         if operation.refused or operation.result in (-errno.ENOSYS, -errno.EOPNOTSUPP):
-            self.refused += 1
+            self.workers.refuse(operation.result)
             return await self.threads.open(path, flags, mode, limiter)
         if operation.result < 0:
             raise operation.error(path)
@@ -94,7 +95,7 @@ class UringOps:
             return
         if handle.close_now() != MISS:
             return
-        if not self.host.ready():
+        if not self.host.ready() or self.workers.lacking():
             await self.threads.close(job)
             return
         fd = handle.release()
@@ -102,7 +103,7 @@ class UringOps:
         await self.host.perform(operation)
         if operation.refused:
             # No worker to be had: nothing has happened, and a descriptor must not leak
-            self.refused += 1
+            self.workers.refuse(operation.result)
             os.close(fd)
         elif operation.result < 0:
             raise operation.error(job.name)
@@ -234,7 +235,7 @@ class UringOps:
                 pieces.settle.once(None)  # nobody gets the bytes: the position has not moved
                 raise
             if pieces.refused:
-                self.refused += 1
+                self.workers.refuse(pieces.refused)
                 break
             if pieces.cancelled:
                 self._check_open(job)
@@ -344,7 +345,7 @@ class UringOps:
         size = job.handle.size_now()
         if size != MISS:
             return size
-        if self._has("statx") and self._ready(job):
+        if self._has("statx") and self._ready(job, worker=True):
             operation = await self._run(job, lambda: _uring.statx_operation(job.handle))
             if operation is not None:
                 if operation.result < 0:
@@ -357,7 +358,7 @@ class UringOps:
 
     async def truncate(self, job: Job, size: int) -> None:
         operation: Operation | None = None
-        if self._has("ftruncate") and self._ready(job):
+        if self._has("ftruncate") and self._ready(job, worker=True):
             operation = await self._run(job, lambda: _uring.ftruncate_operation(job.handle, size))
         if operation is None:
             await self.threads.truncate(job, size)
@@ -366,7 +367,7 @@ class UringOps:
 
     async def sync(self, job: Job, datasync: bool) -> None:
         operation: Operation | None = None
-        if self._ready(job):
+        if self._ready(job, worker=True):
             operation = await self._run(job, lambda: _uring.fsync_operation(job.handle, datasync))
         if operation is None:
             await self.threads.sync(job, datasync)
@@ -387,9 +388,10 @@ class UringOps:
     def _has(self, opcode: str) -> bool:
         return _uring.OPERATIONS[opcode] in self.supported
 
-    def _ready(self, job: Job) -> bool:
+    def _ready(self, job: Job, *, worker: bool = False) -> bool:
+        """Whether to use the ring; `worker`: the operation cannot do without one."""
         try:
-            return self.host.ready()
+            return self.host.ready() and not self.workers.lacking(None if worker else job.handle)
         except BaseException:
             _call(job.done, None)
             raise
@@ -422,7 +424,7 @@ class UringOps:
                 settle.left(operation)
                 raise
             if operation.refused and not operation.moved:
-                self.refused += 1
+                self.workers.refuse(operation.result)
                 return None
             if not operation.cancelled:
                 settle.once(operation.moved)
@@ -509,7 +511,7 @@ class _Pieces:
         self.waiter: Any = None
         self.result = 0
         self.moved = 0
-        self.refused = False
+        self.refused = 0  # or the result of a piece that the ring has refused
         self.cancelled = False
         self.abandoned = False
         self.done = False
@@ -537,7 +539,7 @@ class _Pieces:
         del self._live[start]
         self._got[start] = operation.moved
         if operation.refused:
-            self.refused = True
+            self.refused = operation.result
         elif operation.cancelled:
             self.cancelled = True
         elif operation.result < 0:

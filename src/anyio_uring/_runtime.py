@@ -141,11 +141,12 @@ class Runtime:
                 orphans=ring.orphans,
                 overflows=ring.overflows,
             )
+        workers = getattr(self.ops, "workers", None)
         return Statistics(
             **counts,
             operations=operations,
             rings=self.host.rings_made,
-            ring_refused=getattr(self.ops, "refused", 0),
+            ring_refused=0 if workers is None else workers.refused,
             abandoned=self.host.abandoned,
             workers=kernel_workers(),
         )
