@@ -635,18 +635,21 @@ cdef class Buffer:
     ahead, or where the unwritten bytes begin.
 
     :param size: of reads that fill it, and the most that it holds unwritten, in bytes
+    :param past: the size of writes that go past it, even if they would fit
     """
 
     cdef readonly Py_ssize_t size
+    cdef readonly Py_ssize_t past
     cdef bytes data                 # read ahead; `data[start:]` is unread
     cdef Py_ssize_t start
     cdef char *dirty                # `size` bytes, of which `pending` are unwritten
     cdef readonly Py_ssize_t pending
 
-    def __cinit__(self, Py_ssize_t size):
+    def __cinit__(self, Py_ssize_t size, Py_ssize_t past):
         if size < 1:
             raise ValueError("buffer size must be positive")
         self.size = size
+        self.past = past
         self.data = b""
 
     def __dealloc__(self):
@@ -720,13 +723,18 @@ cdef class Buffer:
         self.start += delta
         return True
 
-    cpdef bint add(self, data) except -1:
-        """Take bytes to be written, if they fit and nothing is read ahead."""
+    cpdef bint add(self, data, bint whole=False) except -1:
+        """Take bytes to be written, if they fit and nothing is read ahead.
+
+        :param whole: they are all of one write, which may go past the buffer
+        """
         cdef Py_buffer view
         cdef bint fits
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             fits = view.len <= self.size - self.pending and self.ahead() == 0
+            if whole and view.len >= self.past:
+                fits = False
             if fits:
                 if self.dirty == NULL:
                     self.dirty = <char *>malloc(self.size)
@@ -997,7 +1005,7 @@ def buffered_write_now(HandleOwner file, data):
     cdef Py_ssize_t before = buffer.pending
     if (handle.meter is None or handle.fd < 0 or handle.closing or not handle.writable
             or handle.busy or buffer.ahead() or type(data) is unicode
-            or not handle.meter.admit_buffered(0) or not buffer.add(data)):
+            or not handle.meter.admit_buffered(0) or not buffer.add(data, True)):
         return None
     return buffer.pending - before
 

@@ -31,14 +31,16 @@ class PortableBuffer:
     """Either bytes that were read ahead or bytes that are still to be written, never both.
 
     :param size: of reads that fill it, and the most that it holds unwritten, in bytes
+    :param past: the size of writes that go past it, even if they would fit
     """
 
-    __slots__ = ("_data", "_dirty", "_start", "size")
+    __slots__ = ("_data", "_dirty", "_start", "past", "size")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, past: int) -> None:
         if size < 1:
             raise ValueError("buffer size must be positive")
         self.size = size
+        self.past = past
         self._data = b""
         self._start = 0
         self._dirty = bytearray()
@@ -86,9 +88,11 @@ class PortableBuffer:
         self._start += delta
         return True
 
-    def add(self, data: Any) -> bool:
+    def add(self, data: Any, whole: bool = False) -> bool:
         view = memoryview(data)
         if view.nbytes > self.size - len(self._dirty) or self.unread:
+            return False
+        if whole and view.nbytes >= self.past:
             return False
         self.drop()
         self._dirty += view.cast("B")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +27,17 @@ if TYPE_CHECKING:
 STREAM_MAX = 1 << 20
 
 
+def _keeps_a_whole_buffer() -> bool:
+    """Whether the io of this Python keeps a write that fills the buffer (up to 3.12)."""
+    below = io.BytesIO()
+    writer = io.BufferedWriter(below, 2)
+    writer.write(b"ab")
+    return not below.tell()
+
+
+KEEPS_A_WHOLE_BUFFER = _keeps_a_whole_buffer()
+
+
 class BufferSteps(AsyncFile[bytes]):
     """What a buffered file does within a turn: the steps that its methods are made of."""
 
@@ -35,7 +47,7 @@ class BufferSteps(AsyncFile[bytes]):
         self, handle: Handle, name: Any, mode: str, limiter: CapacityLimiter | None, size: int
     ) -> None:
         super().__init__(handle, name, mode, limiter)
-        self._buffer = Buffer(size)
+        self._buffer = Buffer(size, size + KEEPS_A_WHOLE_BUFFER)
         # Counts what `pwrite` changed, so that a read under way does not keep what is older
         self._changes = 0
 
@@ -223,7 +235,7 @@ class BufferSteps(AsyncFile[bytes]):
             await self._write_to_stream(runtime, turn, view)
             return
         pending = buffer.unwritten()
-        if view.nbytes > buffer.size:
+        if view.nbytes >= buffer.past:
             # In one job, so that a cancellation finds all of it done or nothing
             data = pending + view if pending else view
             await self._transfer(runtime, turn, data, self._wrote)
@@ -243,7 +255,7 @@ class BufferSteps(AsyncFile[bytes]):
         written = 0
         try:
             await self._write_out(runtime, turn)
-            while view.nbytes - written > buffer.size:
+            while view.nbytes - written >= buffer.past:
                 written += await self._transfer(runtime, turn, view[written:], self._wrote)
         except BlockingIOError:
             # As `io`: what the buffer has room for counts as written

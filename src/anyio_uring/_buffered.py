@@ -163,7 +163,7 @@ class BufferedFile(BufferSteps):
             turn = await self._take_turn(runtime)
             try:
                 await self._rewind(runtime)
-                if not self._buffer.add(view):
+                if not self._buffer.add(view, True):
                     await self._write_through(runtime, turn, view)
                 return view.nbytes
             finally:

@@ -19,6 +19,21 @@ OFFSET_BITS, FLAGS_BITS, FED_BITS, SKIPPED_BITS, FINAL_BITS = 64, 96, 128, 160, 
 FLAGS_MASK = (1 << 32) - 1
 
 
+def _keeps_to_chunks() -> bool:
+    """Whether the io of this Python hands on what it holds before a write that would make it more
+    than a chunk (up to 3.12), and not together with it.
+    """
+    below = io.BytesIO()
+    wrapper = io.TextIOWrapper(below, "ascii")
+    wrapper._CHUNK_SIZE = 4  # type: ignore[attr-defined]
+    wrapper.write("abc")
+    wrapper.write("de")
+    return below.getvalue() == b"abc"
+
+
+KEEPS_TO_CHUNKS = _keeps_to_chunks()
+
+
 class Coding:
     """The settings of a text file, as `io.TextIOWrapper` checks and spells them.
 

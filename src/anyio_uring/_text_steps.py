@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from ._buffer import Text
 from ._buffered import BufferedFile
-from ._coding import Coding, Position, as_flags, begin_at, is_stateless, locate
+from ._coding import KEEPS_TO_CHUNKS, Coding, Position, as_flags, begin_at, is_stateless, locate
 from ._errors import CLOSED, unsupported
 from ._file import AsyncFile
 from ._line import Turn
@@ -225,7 +225,8 @@ class TextSteps(AsyncFile[str]):
         text = self._text
         kept = [*text.encoded] if text.size else []
         portions = []
-        if kept and text.size + len(piece) > text.chunk_size:
+        limit = text.chunk_size - text.size if KEEPS_TO_CHUNKS else text.chunk_size - 1
+        if kept and len(piece) > limit:
             portions.append(b"".join(kept))
             kept = []
         kept.append(piece)
@@ -271,9 +272,12 @@ class TextSteps(AsyncFile[str]):
         await binary._rewind(runtime)
         pending, held = buffer.unwritten(), buffer.pending
         for portion in portions:
-            held += len(portion)
-            if held > buffer.size:
-                held = 0 if len(portion) > buffer.size else len(portion)
+            if len(portion) >= buffer.past:
+                held = 0
+            elif held + len(portion) > buffer.size:
+                held = len(portion)
+            else:
+                held += len(portion)
         if flush:
             held = 0
         data = b"".join((pending, *portions))

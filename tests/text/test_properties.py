@@ -384,9 +384,6 @@ async def test_settings_do_not_change_under_an_operation(tiers: Tiers) -> None:
     os.close(writer)
 
 
-@pytest.mark.skipif(
-    sys.version_info >= (3, 13), reason="from 3.13 on io pushes text out at other moments than ours"
-)
 @pytest.mark.parametrize("size", [0, 1, 8191, 8192, 8193, 20_000])
 @pytest.mark.parametrize("buffering", [2, 100, 8191, 8192, -1])
 async def test_bytes_reach_the_disk_when_those_of_io_do(
