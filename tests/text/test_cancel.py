@@ -196,6 +196,29 @@ async def test_small_text_on_a_full_disk_is_told_in_aclose(tiers: Tiers, small_d
     assert file.closed
 
 
+@pytest.mark.hosts("asyncio", "trio")
+async def test_what_was_accepted_outlives_a_full_disk(tiers: Tiers, small_disk: Path) -> None:
+    """A page goes out, the rest of what earlier writes have promised waits for the next attempt."""
+    filler, path = small_disk / "filler", small_disk / "f"
+    path.touch()
+    status = os.statvfs(small_disk)
+    filler.write_bytes(b"x" * (status.f_bavail * status.f_bsize - 4096))
+    expected = ""
+    failures = 0
+    async with await open_file(path, "w") as file:
+        for number in range(200):
+            text = f"{number:99}\n"
+            try:
+                await file.write(text)
+                expected += text
+            except OSError as error:
+                failures += 1
+                assert error.errno == errno.ENOSPC  # noqa: PT017
+                filler.unlink()
+    assert failures == 1
+    assert path.read_text() == expected
+
+
 async def test_text_and_its_buffer_take_turns(tiers: Tiers, tmp_path: Path) -> None:
     async with await open_file(tmp_path / "f", "w") as file, anyio.create_task_group() as group:
         await file.write("begin\n")

@@ -199,7 +199,7 @@ async def test_position_is_told_and_found_again(
 ) -> None:
     """Also the numbers are those of `io`, so that one can use the other's."""
     text = "ab\r\nc\n" if encoding in {"ascii", "latin-1"} else "a日本\r\nb語\n\rc日d"
-    text = text.encode(encoding, "ignore").decode(encoding) * 3
+    text = text.encode(encoding, "ignore").decode(encoding) * 3 + "\r"
     path = tmp_path / "f"
     path.write_bytes(text.encode(encoding))
     for chunk in (1, 2, 3, 5, 8192):
@@ -316,14 +316,15 @@ async def test_errors_both_ways(tmp_path: Path, errors: str | None) -> None:
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "io").read_bytes()
 
 
+@pytest.mark.parametrize("encoding", BOM_ENCODINGS)
 @one_host
-async def test_text_that_cannot_be_encoded_leaves_no_trace(tmp_path: Path) -> None:
+async def test_text_that_cannot_be_encoded_leaves_no_trace(tmp_path: Path, encoding: str) -> None:
     """Not even in the encoder, whose byte order mark is still to come (`io` forgets it)."""
-    async with await open_file(tmp_path / "f", "w", encoding="utf-16") as file:
+    async with await open_file(tmp_path / "f", "w", encoding=encoding) as file:
         with pytest.raises(UnicodeEncodeError):
             await file.write("\udcff")
         await file.write("a")
-    assert (tmp_path / "f").read_bytes() == "a".encode("utf-16")
+    assert (tmp_path / "f").read_bytes() == "a".encode(encoding)
 
 
 @pytest.mark.parametrize("text", ["a\n", "a\r", "a", "a\nb"])
