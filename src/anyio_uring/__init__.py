@@ -16,19 +16,40 @@ from ._info import DriverInfo, driver_info
 from ._open import open_file, wrap_file
 from ._runtime import Statistics, statistics
 from ._settings import Settings, configure, current_settings
+from ._spooled import SpooledTemporaryFile
+from ._streams import FileReadStream, FileWriteStream
+from ._temporary import (
+    NamedTemporaryFile,
+    TemporaryDirectory,
+    TemporaryFile,
+    gettempdir,
+    gettempdirb,
+    mkdtemp,
+    mkstemp,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncFile",
     "DriverInfo",
+    "FileReadStream",
+    "FileWriteStream",
+    "NamedTemporaryFile",
     "Settings",
+    "SpooledTemporaryFile",
     "Statistics",
+    "TemporaryDirectory",
+    "TemporaryFile",
     "UringUnavailableError",
     "__version__",
     "configure",
     "current_settings",
     "driver_info",
+    "gettempdir",
+    "gettempdirb",
+    "mkdtemp",
+    "mkstemp",
     "open_file",
     "statistics",
     "wrap_file",

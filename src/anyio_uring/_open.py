@@ -113,7 +113,7 @@ async def open_file(
     b'root'
     """
     buffering = index(buffering)
-    parsed = _check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
+    parsed = check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     runtime = current_runtime()
     if isinstance(file, int):
         opened = await _from_descriptor(runtime, file, parsed, closefd, limiter, buffering)
@@ -126,10 +126,10 @@ async def open_file(
             opened = await _from_path(runtime, path, parsed, limiter, buffering)
     if parsed.binary:
         return opened
-    return _as_text(opened, mode, buffering, encoding, errors, newline)
+    return as_text(opened, mode, buffering, encoding, errors, newline)
 
 
-def _check_arguments(
+def check_arguments(
     file: Any,
     mode: str,
     buffering: int,
@@ -187,13 +187,14 @@ def _check_string(name: str, value: Any) -> None:
         raise ValueError("embedded null character")
 
 
-def _as_text(
+def as_text(
     file: AsyncFile[Any],
     mode: str,
     buffering: int,
     encoding: str | None,
     errors: str | None,
     newline: str | None,
+    kind: type[TextFile] = TextFile,
 ) -> AsyncFile[str]:
     """The text file over a buffered one, which is closed if that cannot be."""
     assert isinstance(file, BufferedFile)
@@ -201,7 +202,7 @@ def _as_text(
         line_buffering = buffering == 1 or (buffering < 0 and file.isatty())
         # A warning about a missing encoding points at the caller of `open_file`
         encoding = io.text_encoding(encoding, 3)
-        return TextFile(file, mode, Coding(encoding, errors, newline, line_buffering))
+        return kind(file, mode, Coding(encoding, errors, newline, line_buffering))
     except BaseException:
         file.close()
         raise
@@ -224,7 +225,7 @@ async def _from_path(
         raise os_error(WALK_ERROR_BASE - found, path)
     if opened is None:
         opened = await runtime.ops.open(path, flags, 0o666, limiter)
-    return await _finish(
+    return await finish(
         runtime, opened, flags, path, mode, True, limiter, buffering, exclusive=not mode.appending
     )
 
@@ -251,7 +252,7 @@ async def _from_opener(
         return Opened(fd, fd_facts(fd))
 
     opened = await runtime.threads.call(call, limiter, lambda opened: os.close(opened.fd))
-    return await _finish(
+    return await finish(
         runtime,
         opened,
         _status_flags(opened.fd, flags),
@@ -280,7 +281,7 @@ async def _from_descriptor(
     else:
         # fstat(2) may ask a server
         facts = await runtime.threads.call(lambda: fd_facts(fd), limiter, type)
-    return await _finish(
+    return await finish(
         runtime,
         Opened(fd, facts),
         _status_flags(fd, mode.flags),
@@ -302,7 +303,7 @@ def _status_flags(fd: int, wanted: int) -> int:
     return wanted | (fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_RDWR | os.O_WRONLY))
 
 
-async def _finish(
+async def finish(
     runtime: Runtime,
     opened: Opened,
     flags: int,
@@ -313,8 +314,12 @@ async def _finish(
     buffering: int,
     *,
     exclusive: bool,
+    kinds: tuple[type[RawFile], type[BufferedFile]] = (RawFile, BufferedFile),
 ) -> AsyncFile[Any]:
-    """From a descriptor to a file; the descriptor is not lost if that fails."""
+    """From a descriptor to a file; the descriptor is not lost if that fails.
+
+    :param kinds: the classes of an unbuffered and a buffered file
+    """
     fd, (st_mode, blksize, size, fs_type, now, local) = opened
     if stat.S_ISDIR(st_mode):
         if not isinstance(name, int):
@@ -329,10 +334,10 @@ async def _finish(
     handle.shared = not exclusive or not handle.seekable or made_up
     file: AsyncFile[Any]
     if buffering == 0:
-        file = RawFile(handle, name, mode.raw_name, limiter)
+        file = kinds[0](handle, name, mode.raw_name, limiter)
     else:
         buffer_size = buffering if buffering > 1 else default_buffer_size(blksize)
-        file = BufferedFile(handle, name, mode.raw_name, limiter, buffer_size)
+        file = kinds[1](handle, name, mode.raw_name, limiter, buffer_size)
     try:
         if mode.updating and buffering != 0 and not file.seekable():
             raise unsupported("File or stream is not seekable.")

@@ -57,6 +57,19 @@ async def test_open_file_can_stand_for_anyio_open_file(tmp_path: Path) -> None:
     assert_type(anyio_uring.statistics(), Statistics)
 
 
+async def temporary() -> None:
+    """Only checked."""
+    async with anyio_uring.TemporaryFile() as nameless:
+        assert_type(nameless, AsyncFile[bytes])
+    async with anyio_uring.NamedTemporaryFile("w") as named:
+        assert_type(named, AsyncFile[str])
+    spooled = anyio_uring.SpooledTemporaryFile(10, "w+")
+    assert_type(await spooled.read(), str)
+    assert_type(await anyio_uring.mkstemp(b"suffix"), tuple[int, bytes])
+    async with await anyio_uring.FileReadStream.from_path("name") as stream:
+        assert_type(await stream.receive(), bytes)
+
+
 def test_settings_are_typed() -> None:
     assert_type(anyio_uring.current_settings(), Settings)
     assert_type(Settings().workers_max, int | None)
