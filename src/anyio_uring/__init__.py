@@ -10,23 +10,27 @@ b'root'
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ._errors import UringUnavailableError
 from ._file import AsyncFile
 from ._info import DriverInfo, driver_info
 from ._open import open_file, wrap_file
 from ._runtime import Statistics, statistics
 from ._settings import Settings, configure, current_settings
-from ._spooled import SpooledTemporaryFile
-from ._streams import FileReadStream, FileWriteStream
-from ._temporary import (
-    NamedTemporaryFile,
-    TemporaryDirectory,
-    TemporaryFile,
-    gettempdir,
-    gettempdirb,
-    mkdtemp,
-    mkstemp,
-)
+
+if TYPE_CHECKING:
+    from ._spooled import SpooledTemporaryFile
+    from ._streams import FileReadStream, FileWriteStream
+    from ._temporary import (
+        NamedTemporaryFile,
+        TemporaryDirectory,
+        TemporaryFile,
+        gettempdir,
+        gettempdirb,
+        mkdtemp,
+        mkstemp,
+    )
 
 __version__ = "0.1.0"
 
@@ -54,3 +58,32 @@ __all__ = [
     "statistics",
     "wrap_file",
 ]
+
+# Imported when they are asked for, as AnyIO does: `tempfile` and AnyIO's streams behind them would
+# cost every program as much as all the rest.
+_LATE = {
+    "FileReadStream": "_streams",
+    "FileWriteStream": "_streams",
+    "NamedTemporaryFile": "_temporary",
+    "SpooledTemporaryFile": "_spooled",
+    "TemporaryDirectory": "_temporary",
+    "TemporaryFile": "_temporary",
+    "gettempdir": "_temporary",
+    "gettempdirb": "_temporary",
+    "mkdtemp": "_temporary",
+    "mkstemp": "_temporary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

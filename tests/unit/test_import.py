@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import anyio_uring
+
 ANYIO = "import anyio; anyio.open_file"
 OURS = f"{ANYIO}; import anyio_uring; anyio_uring.open_file"
 # Loaded by what a file may need one day, and as dear as AnyIO itself.
-DEAR = ["ssl", "socket", "ctypes", "platform", "asyncio", "trio", "logging"]
+DEAR = ["ssl", "socket", "ctypes", "platform", "asyncio", "trio", "logging", "tempfile"]
 EXTRA_SECONDS_MAX = 0.015
 
 
@@ -40,6 +42,15 @@ def test_import_loads_nothing_dear(environment: dict[str, str]) -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert sorted(set(DEAR) & set(done.stdout.split())) == []
+
+
+def test_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'anyio_uring' has no attribute 'nothing'$"):
+        anyio_uring.nothing  # noqa: B018
+
+
+def test_late_names_are_listed() -> None:
+    assert set(anyio_uring.__all__) <= set(dir(anyio_uring))
 
 
 def test_import_takes_little_longer_than_that_of_anyio(environment: dict[str, str]) -> None:
