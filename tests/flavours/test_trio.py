@@ -175,6 +175,7 @@ async def test_buffer_of_text_is_the_same_each_time(open_file: Opener, path: Pat
     async with await open_file(path) as file:
         assert file.buffer is file.buffer
         assert file.buffer.mode == "rb"
+        assert isinstance(file.buffer, AsyncIOWrapper | io.BufferedReader)
 
 
 async def test_method_is_made_once_and_keeps_nothing_alive(open_file: Opener, path: Path) -> None:
