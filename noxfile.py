@@ -16,7 +16,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["tests", "pure", "lint", "types", "docs", "build"]
+nox.options.sessions = ["tests", "pure", "upstream", "lint", "types", "docs", "build"]
 
 OTHER_PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -85,6 +85,32 @@ def pure(session: nox.Session) -> None:
     install_wheel(session, pure=True)
     env = {"ANYIO_URING_EXPECT": "thread"}
     session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session
+def upstream(session: nox.Session) -> None:
+    """Run AnyIO's and Trio's own tests of files, with our names in place of theirs.
+
+    AnyIO's come from the source distribution of the version that is installed.
+    """
+    install_groups(session, "test")
+    install_wheel(session)
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder)
+    version = session.run(
+        *("python", "-c", "from importlib.metadata import version; print(version('anyio'))"),
+        silent=True,
+    )
+    session.run(
+        *("python", "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "anyio"),
+        *("--dest", str(folder), f"anyio=={str(version).strip()}"),
+    )
+    [sdist] = folder.glob("anyio-*.tar.gz")
+    session.run("python", "-m", "tests.upstream.prepare", str(sdist), str(folder / "tests"))
+    session.run(
+        *("python", "-m", "pytest", "-c", "pyproject.toml", "--rootdir", "."),
+        *("-o", "anyio_mode=auto", *session.posargs, str(folder / "tests")),
+    )
 
 
 @nox.session

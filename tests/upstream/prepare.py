@@ -1,0 +1,115 @@
+"""AnyIO's and Trio's own tests of files, with our names in place of theirs.
+
+    python -m tests.upstream.prepare SDIST FOLDER
+
+writes them to FOLDER: AnyIO's from its source distribution, Trio's from the installed package,
+which has them.  They are fetched for a run and never kept here.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tarfile
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+import anyio_uring
+import anyio_uring.trio
+
+OF_ANYIO = {
+    "tests/test_fileio.py": "test_anyio_fileio.py",
+    "tests/streams/test_file.py": "test_anyio_streams.py",
+    "tests/test_tempfile.py": "test_anyio_tempfile.py",
+}
+OF_TRIO = {"test_file_io.py": "test_trio_file_io.py"}
+# The matrix of our tests, and each test in every cell of it
+CONFTEST = """\
+import pytest
+from tests.conftest import *
+
+@pytest.fixture(autouse=True)
+def in_every_tier(tiers):
+    pass
+"""
+HEAD = "import pytest\npytestmark = pytest.mark.hosts({hosts})\n"
+
+
+class AsyncFileOfTheClass(ast.NodeTransformer):
+    """`AsyncFile` in a method becomes the class's, which is AnyIO's."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id != "AsyncFile":
+            return node
+        return ast.Attribute(ast.Name("TestPath", ast.Load()), "AsyncFile", ast.Load())
+
+
+class OurNames(ast.NodeTransformer):
+    """Imports from AnyIO of what we have, and what is asked of `trio`, lead to us."""
+
+    def __init__(self) -> None:
+        self.replaced: set[str] = set()
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        if node.name == "TestPath":  # paths are AnyIO's own still, and so are the files they open
+            node.body.insert(0, ast.parse("from anyio import AsyncFile").body[0])
+            return cast("ast.ClassDef", AsyncFileOfTheClass().visit(node))
+        self.generic_visit(node)
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> list[ast.ImportFrom]:
+        if node.module not in ("anyio", "anyio.streams.file"):
+            return [node]
+        ours = [alias for alias in node.names if alias.name in anyio_uring.__all__]
+        theirs = [alias for alias in node.names if alias.name not in anyio_uring.__all__]
+        self.replaced.update(alias.name for alias in ours)
+        parts = [(node.module, theirs), ("anyio_uring", ours)]
+        return [ast.ImportFrom(module, names, 0) for module, names in parts if names]
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        self.generic_visit(node)
+        is_trio = isinstance(node.value, ast.Name) and node.value.id == "trio"
+        if not is_trio or node.attr not in anyio_uring.trio.__all__:
+            return node
+        self.replaced.add(node.attr)
+        return ast.parse(f"__import__('anyio_uring.trio').trio.{node.attr}", mode="eval").body
+
+
+def with_our_names(source: str) -> tuple[str, set[str]]:
+    """The same tests, and which names they now have from us."""
+    names = OurNames()
+    tree = ast.fix_missing_locations(names.visit(ast.parse(source)))
+    return ast.unparse(tree), names.replaced
+
+
+def write(source: str, path: Path, head: str = "") -> None:
+    text, replaced = with_our_names(source)
+    if not replaced:
+        sys.exit(f"{path.name}: none of our names is in these tests")
+    future, rest = text.split("\n", 1) if text.startswith("from __future__") else ("", text)
+    path.write_text(f"{future}\n{head}{rest}\n")
+    print(f"{path.name}: {', '.join(sorted(replaced))}")
+
+
+def main(sdist: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.joinpath("conftest.py").write_text(CONFTEST)
+    with tarfile.open(sdist) as archive:
+        for member in archive.getmembers():
+            inside = str(PurePosixPath(*PurePosixPath(member.name).parts[1:]))
+            if inside in OF_ANYIO and (file := archive.extractfile(member)) is not None:
+                write(file.read().decode(), folder / OF_ANYIO[inside])
+    spec = find_spec("trio._tests")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    for name, ours in OF_TRIO.items():
+        source = Path(spec.submodule_search_locations[0], name).read_text()
+        write(source, folder / ours, HEAD.format(hosts="'trio'"))
+    missing = {*OF_ANYIO.values(), *OF_TRIO.values()} - {path.name for path in folder.iterdir()}
+    if missing:
+        sys.exit(f"not found: {', '.join(sorted(missing))}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
