@@ -8,7 +8,11 @@ something shows up as a failing test rather than as a slower program.
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    # The class of Trio's files; `anyio_uring.trio` gets it from a public function
+    from trio._file_io import AsyncIOWrapper as AsyncIOWrapper  # noqa: PLC0414  # mypy: exported
 
 
 class AsyncioView(NamedTuple):

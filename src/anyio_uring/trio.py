@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         OpenTextMode,
         StrOrBytesPath,
     )
-    from trio._file_io import AsyncIOWrapper
+
+    from ._private import AsyncIOWrapper
 else:
     # Trio's own class, which it has no public name for
     AsyncIOWrapper = type(trio.wrap_file(io.BytesIO()))
