@@ -266,8 +266,9 @@ cdef class Meter:
         self.left -= self.cost_buffered + (size >> self.cost_shift)
         return True
 
-    cdef void refund(self, Py_ssize_t size) noexcept:
-        self.left += self.cost_fixed + (size >> self.cost_shift)
+    cpdef void refund(self, Py_ssize_t size) noexcept:
+        """Give back the cost of an operation that waits after all, for a thread."""
+        self.left = min(self.left + self.cost_fixed + (size >> self.cost_shift), self.budget)
 
     cdef bint admit(self, Py_ssize_t size) except -1:
         """False: ask the gate (another loop, a cancelled scope, or the allowance is used up)."""

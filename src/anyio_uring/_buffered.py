@@ -162,7 +162,8 @@ class BufferedFile(BufferSteps):
             runtime = await self._begin(view.nbytes, "write to closed file")
             turn = await self._take_turn(runtime)
             try:
-                await self._rewind(runtime)
+                if self._buffer.unread:
+                    await self._rewind(runtime)
                 if not self._buffer.add(view, True):
                     await self._write_through(runtime, turn, view)
                 return view.nbytes

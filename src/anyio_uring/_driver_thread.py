@@ -1,4 +1,4 @@
-"""ThreadOps: what needs no waiting at once, everything else one hop to ``anyio.to_thread``.
+"""ThreadOps: what needs no waiting at once, everything else one hop to a worker thread.
 
 The portable path: macOS, Windows, old kernels, containers that forbid io_uring; and, in the ring
 driver, whatever the kernel has no opcode for.
@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import ClosedResourceError, to_thread
 
 from ._errors import closed_error
 from ._handle import MISS, fd_facts
+from ._hop import Act, Closing, Errand, Fetch, Once, Prompt
 from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Pace
 from ._transfers import pread_full, read_line, read_to_end, write_all
 
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from anyio import CapacityLimiter
 
     from ._handle import Handle
+    from ._host import Host
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+
 
 # Streams and files of unknown size are read in growing steps.
 CHUNK_MIN = 64 << 10
@@ -51,14 +52,28 @@ class ThreadOps:
     name = "thread"
     pace: Pace | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host) -> None:
         self.jobs = 0
+        self._host = host
+        self._limiter: Any = None  # of the loop, for files that have none of their own
 
-    async def run(self, job: Job, function: Callable[[Done], T]) -> T:
-        """One hop.  The function is given a way to report what it moved; `job.done` hears it
-        once, or None, whether the function ran, failed, or was never begun.
+    def _count(self, limiter: CapacityLimiter | None, size: int = 0) -> Any:
+        """Whatever every hop begins with; returns the limiter to be used.
+
+        :param size: bytes that it was admitted for; none is copied on the loop's thread
         """
-        return await self._hop(_Hop(job, function), job)
+        self.jobs += 1
+        if self.pace is not None:
+            self.pace.refund(min(size, self.pace.piece))
+        if limiter is not None:
+            return Prompt(limiter)
+        if self._limiter is None:
+            self._limiter = Prompt(to_thread.current_default_thread_limiter())
+        return self._limiter
+
+    def run(self, job: Job, function: Callable[[Done], T], size: int = 0) -> Awaitable[T]:
+        """One hop that transfers `size` bytes, to be awaited at once; `function` as for `Act`."""
+        return self._hop(Act(job, function), job, size)
 
     async def fetch(
         self,
@@ -67,6 +82,7 @@ class ThreadOps:
         offset: int,
         bytes_of: Callable[[T], bytes],
         into: memoryview | None = None,
+        size: int = 0,
     ) -> T:
         """One hop that reads; `bytes_of` its result is what it brought, copied to `into` by the
         thread.
@@ -82,9 +98,9 @@ class ThreadOps:
                 job.salvage(data)
             _call(job.done, len(data))
 
-        hop: _Hop[T]
+        hop: Fetch[T]
 
-        def fetching(_: Done) -> T:
+        def fetching() -> T:
             result = function()
             if into is not None:
                 data = bytes_of(result)
@@ -94,17 +110,16 @@ class ThreadOps:
                     hop.unless_left(partial(into.__setitem__, part, data[part]))
             return result
 
-        hop = _Hop(job, fetching, lost)
-        result = await self._hop(hop, job)
+        hop = Fetch(job, fetching, lost)
+        result = await self._hop(hop, job, size)
         # Not by way of `bytes_of`: that may copy all of it, and this is the loop's thread
         count: Any = result
         _call(job.done, count if isinstance(count, int) else len(count or b""))
         return result
 
-    async def _hop(self, hop: _Once[T], job: Job) -> T:
-        self.jobs += 1
+    async def _hop(self, hop: Once[T], job: Job, size: int) -> T:
         try:
-            await to_thread.run_sync(hop, limiter=job.limiter)
+            await self._host.in_thread(hop, self._count(job.limiter, size))
         except BaseException as error:
             hop.leave()
             _name(error, job)
@@ -117,14 +132,29 @@ class ThreadOps:
         limiter: CapacityLimiter | None,
         discard: Callable[[T], object],
     ) -> T:
-        """One hop for somebody else's function; a result that nobody waits for is discarded."""
-        self.jobs += 1
-        errand = _Errand(function, discard)
+        """One hop for a function whose result is discarded if nobody waits for it any more."""
+        errand = Errand(function, discard)
         try:
-            return await to_thread.run_sync(errand, limiter=limiter)
+            await self._host.in_thread(errand, self._count(limiter))
         except BaseException:
             errand.abandon()
             raise
+        return errand.take()
+
+    async def call_foreign(
+        self,
+        function: Callable[[], T],
+        limiter: CapacityLimiter | None,
+        discard: Callable[[T], object],
+    ) -> T:
+        """The same for somebody else's function: with his context, and `anyio.from_thread`."""
+        errand = Errand(function, discard)
+        try:
+            await to_thread.run_sync(errand, limiter=self._count(limiter))
+        except BaseException:
+            errand.abandon()
+            raise
+        return errand.take()
 
     async def join(self, chunks: list[bytes], limiter: CapacityLimiter | None) -> bytes:
         """Put the parts of one read together without holding the loop up."""
@@ -155,23 +185,23 @@ class ThreadOps:
                 _call(job.done, len(data))
                 return data
         if handle.seekable:
-            data = await self._read_paced(job, size, offset)
-            if data is not None:
-                return data
+            if self.pace is not None and self.pace.piece < size <= PACED_MAX:
+                data = await self._read_paced(job, self.pace, size, offset)
+                if data is not None:
+                    return data
             if offset >= 0 and job.done is None:
-                return await self._hop(_PositionalRead(handle, size, offset), job)
+                return await self.run(job, lambda _: pread_full(handle.fd, size, offset), size)
             return await self.fetch(
-                job, lambda: pread_full(handle.fd, size, offset), offset, _itself
+                job, lambda: pread_full(handle.fd, size, offset), offset, _itself, size=size
             )
         await self._ready(job, _wait_readable)
         return await self.fetch(
             job, lambda: _nonblocking(lambda: os.read(handle.fd, size)), -1, _itself
         )
 
-    async def _read_paced(self, job: Job, size: int, offset: int) -> bytes | None:
+    async def _read_paced(self, job: Job, pace: Pace, size: int, offset: int) -> bytes | None:
         """All of a cached range too big for one go, or None."""
-        pace = self.pace
-        if pace is None or offset < 0 or not job.handle.now or not pace.piece < size <= PACED_MAX:
+        if offset < 0 or not job.handle.now or not pace.piece < size <= PACED_MAX:
             return None
         from ._uring import new_bytes, take_bytes
 
@@ -195,8 +225,8 @@ class ThreadOps:
         if size != MISS and offset >= 0:
             wanted = max(size - offset, 0) + 1
             data = handle.pread_cached(wanted, offset)
-            if data is None:
-                data = await self._read_paced(job._replace(done=None), wanted, offset)
+            if data is None and self.pace is not None:
+                data = await self._read_paced(job._replace(done=None), self.pace, wanted, offset)
             if data is not None and len(data) < wanted:
                 _call(job.done, len(data))
                 return data
@@ -220,7 +250,7 @@ class ThreadOps:
                 return await self._readinto_parts(job, view, offset)
             if handle.seekable:
                 data = await self.fetch(
-                    job, lambda: pread_full(handle.fd, size, offset), offset, _itself, view
+                    job, lambda: pread_full(handle.fd, size, offset), offset, _itself, view, size
                 )
             else:
                 await self._ready(job, _wait_readable)
@@ -259,7 +289,7 @@ class ThreadOps:
 
         if not handle.seekable:
             await self._ready(job, _wait_writable)
-        return await self.run(job, writing)
+        return await self.run(job, writing, view.nbytes)
 
     async def size(self, job: Job) -> int:
         size = job.handle.size_now()
@@ -284,10 +314,9 @@ class ThreadOps:
             return
         if handle.close_now() == MISS:
             fd = handle.release()
-            self.jobs += 1
-            closing = _Closing(fd)
+            closing = Closing(fd)
             try:
-                await to_thread.run_sync(closing, limiter=job.limiter)
+                await self._host.in_thread(closing, self._count(job.limiter))
             except BaseException as error:
                 closing.at_once()
                 _name(error, job)
@@ -390,175 +419,6 @@ async def read_growing(
         left = True
         if not under_way:
             _call(job.done, total)
-
-
-class _Once(Protocol[T_co]):
-    """What a thread does at most once for a job, with its share in the file until then."""
-
-    def __call__(self) -> None: ...
-    def take(self) -> T_co:
-        """The result, for the task that has waited for it."""
-
-    def leave(self) -> None:
-        """The task leaves with an exception: the function's own, or a cancellation."""
-
-
-class _Hop(Generic[T]):
-    """A function that runs in a thread at most once, its share in the file, and the promise to
-    call `done` once.
-
-    A native cancel can end the wait before the thread has begun, or while it runs; who comes
-    first, the thread or the leaver, is settled by a lock.
-
-    :param lost: for a read, whose `done` is called by the task that takes its result: called
-        with the result, or None, if that task has left
-    """
-
-    __slots__ = ("_begun", "_done", "_function", "_handle", "_left", "_lost", "_mutex", "_outcome")
-
-    def __init__(
-        self,
-        job: Job,
-        function: Callable[[Done], T],
-        lost: Callable[[T | None], object] | None = None,
-    ) -> None:
-        self._function = function
-        self._lost = lost
-        self._done = job.done
-        self._handle = job.handle
-        self._handle.join()
-        self._mutex = threading.Lock()
-        self._begun = self._left = False
-        self._outcome: list[T | None] = []
-
-    def __call__(self) -> None:
-        """Run the function.  Its result goes past AnyIO, whose idle threads hold on to the last
-        one: a gigabyte that was to be freed long ago, or is just when the next job comes.
-        """
-        with self._mutex:
-            if self._left:
-                raise RuntimeError("the operation was cancelled before it began")
-            self._begun = True
-        result: T | None = None
-        try:
-            result = self._function(self._report)
-        finally:
-            self._finish(result)
-
-    def take(self) -> T:
-        """The result, for the task that has waited for it."""
-        return cast(T, self._outcome.pop())
-
-    def unless_left(self, function: Callable[[], object]) -> None:
-        """For the thread: what may happen only while the task is there, which waits meanwhile."""
-        with self._mutex:
-            if not self._left:
-                function()
-
-    def _finish(self, result: T | None) -> None:
-        with self._mutex:
-            self._outcome.append(result)
-            left = self._left
-        if left:
-            self._tell_lost(result)
-        elif self._lost is None:
-            self._report(None)
-        self._handle.leave()
-
-    def _report(self, moved: int | None) -> None:
-        done, self._done = self._done, None
-        _call(done, moved)
-
-    def _tell_lost(self, result: T | None) -> None:
-        if self._lost is None:
-            self._report(None)
-        else:
-            self._lost(result)
-
-    def leave(self) -> None:
-        """The task leaves with an exception: the function's own, or a cancellation."""
-        with self._mutex:
-            self._left = True
-            begun, outcome = self._begun, list(self._outcome)
-        if not begun:
-            self._tell_lost(None)
-            self._handle.leave()
-        elif outcome:
-            self._tell_lost(outcome[0])
-        # else the thread does, at its end
-
-
-class _PositionalRead:
-    """pread(2) in a thread.  Nobody else is told what becomes of it, so there is little to settle:
-    a native cancel may come before the thread begins.
-    """
-
-    __slots__ = ("_data", "_handle", "_offset", "_size", "_ticket")
-
-    def __init__(self, handle: Handle, size: int, offset: int) -> None:
-        self._handle = handle
-        self._size = size
-        self._offset = offset
-        self._ticket = threading.Lock()
-        handle.join()
-
-    def __call__(self) -> None:
-        if not self._ticket.acquire(blocking=False):
-            raise RuntimeError("the operation was cancelled before it began")
-        handle = self._handle
-        try:
-            self._data = pread_full(handle.fd, self._size, self._offset)
-        finally:
-            handle.leave()
-
-    def take(self) -> bytes:
-        return self._data
-
-    def leave(self) -> None:
-        """The task leaves with an exception: the call's own, or a cancellation."""
-        if self._ticket.acquire(blocking=False):
-            self._handle.leave()
-
-
-class _Errand(Generic[T]):
-    """A function in a thread whose result (a descriptor) must not get lost on the way."""
-
-    def __init__(self, function: Callable[[], T], discard: Callable[[T], object]) -> None:
-        self._function = function
-        self._discard = discard
-        self._results: list[T] = []
-        self._abandoned = False
-        self._mutex = threading.Lock()
-
-    def __call__(self) -> T:
-        result = self._function()
-        with self._mutex:
-            if not self._abandoned:
-                self._results.append(result)
-                return result
-        self._discard(result)
-        raise RuntimeError("nobody waits for this result any more")
-
-    def abandon(self) -> None:
-        """The waiting task has left; with the result, if there is one, it would be lost."""
-        with self._mutex:
-            self._abandoned = True
-        for result in self._results:
-            self._discard(result)
-
-
-class _Closing:
-    """close(2), once: in the thread, or by whoever leaves before the thread has begun."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self._begun = threading.Lock()
-
-    def __call__(self) -> None:
-        if self._begun.acquire(blocking=False):
-            os.close(self.fd)
-
-    at_once = __call__
 
 
 def can_poll(handle: Handle) -> bool:

@@ -44,7 +44,7 @@ class UringOps:
         self.host = host
         self.supported = supported
         self.inline_max = inline_max
-        self.threads = ThreadOps()
+        self.threads = ThreadOps(host)
         self.workers = Workers(host)
 
     # -- opening and closing --------------------------------------------------------------------

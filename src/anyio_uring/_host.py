@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._errors import logger
+from ._pool import Pool, forget_pools
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -39,6 +40,40 @@ class Unit(Protocol):
     def abandon(self, ring: Ring) -> None: ...
 
 
+class _InThread:
+    """What a worker thread does, as a unit to wait for: it cannot be given up."""
+
+    __slots__ = ("_function", "_host", "done", "error", "waiter")
+
+    effect = True
+    cancelled = False
+
+    def __init__(self, host: Host, function: Callable[[], object]) -> None:
+        self._host = host
+        self._function = function
+        self.waiter: Any = None
+        self.done = False
+        self.error: BaseException | None = None
+
+    def __call__(self) -> None:
+        try:
+            self._function()
+        except BaseException as error:  # noqa: BLE001  # the task raises it
+            self.error = error
+        self._host.call_soon(self._finish)
+
+    def _finish(self) -> None:
+        self.done = True
+        self._host.pool.free()
+        if self.waiter is not None:
+            self._host.awake(self)
+
+    def cancel(self, ring: Ring) -> None:
+        pass
+
+    abandon = cancel
+
+
 class Host:
     """One event loop, seen from below.  All methods but `wake` belong to the loop's thread.
 
@@ -56,6 +91,10 @@ class Host:
         self.ended = False
         self._ringless = False  # the last attempt to make a ring failed
         self._blocking = 0  # operations in kernel workers that may block them for long
+        self.pool = Pool()
+        # Not every loop tells of its end
+        weakref.finalize(self, self.pool.close).atexit = False
+        self.clear: Callable[[], bool] | None = None  # whether no scope is known to be cancelled
 
     # -- the ring -------------------------------------------------------------------------------
 
@@ -204,11 +243,30 @@ class Host:
         """Whether a cancel scope raised this: it will be raised again at the next checkpoint."""
         raise NotImplementedError
 
+    async def in_thread(self, function: Callable[[], object], limiter: Any) -> None:
+        """Call a function of ours in a worker thread, and wait for its end, as AnyIO does.
+
+        Not by way of `anyio.to_thread`: AnyIO's own files are nothing but such calls, and would
+        always be faster.  The limiters are AnyIO's; they decide how many threads there are.
+        """
+        if self.clear is None or not self.clear():
+            await self.checkpoint_if_cancelled()
+        async with limiter:
+            unit = _InThread(self, function)
+            self.pool.submit(unit)
+            await self.wait(unit)
+        if unit.error is not None:
+            try:
+                raise unit.error
+            finally:
+                del unit  # it holds the error, whose traceback holds this frame
+
     # -- the end ----------------------------------------------------------------------------------
 
     def shut_down(self) -> None:
         """The loop ends: cancel what can be, wait for the rest, leak what does not come back."""
         self.ended = True
+        self.pool.close()
         ring = self.ring
         if ring is None or ring.closed:
             return
@@ -247,8 +305,9 @@ class Host:
 _rings: weakref.WeakSet[Ring] = weakref.WeakSet()
 
 
-def forget_rings() -> None:
-    """In a forked child: the rings belong to the parent."""
+def forget_parent() -> None:
+    """In a forked child: the rings belong to the parent, and the threads are there."""
+    forget_pools()
     for ring in list(_rings):
         ring.forget()
     _rings.clear()

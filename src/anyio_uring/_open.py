@@ -251,7 +251,7 @@ async def _from_opener(
         os.set_inheritable(fd, False)
         return Opened(fd, fd_facts(fd))
 
-    opened = await runtime.threads.call(call, limiter, lambda opened: os.close(opened.fd))
+    opened = await runtime.threads.call_foreign(call, limiter, lambda opened: os.close(opened.fd))
     return await finish(
         runtime,
         opened,

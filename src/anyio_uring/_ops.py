@@ -59,10 +59,12 @@ class Pace(NamedTuple):
 
     :ivar admit: raises if the scope is cancelled, waits for a turn if one is due
     :ivar piece: bytes copied at once
+    :ivar refund: takes the admission of so many bytes back, since the operation waits after all
     """
 
     admit: Callable[[int], Awaitable[None]]
     piece: int
+    refund: Callable[[int], None]
 
     async def fill(self, handle: Handle, whole: bytes, size: int, offset: int) -> tuple[int, bool]:
         """Read cached data into fresh bytes.

@@ -22,7 +22,7 @@ from ._driver_thread import ThreadOps
 from ._errors import UringUnavailableError, logger
 from ._gate import Gate
 from ._handle import Handle
-from ._host import Host, forget_rings
+from ._host import Host, forget_parent
 from ._ops import FileOps, Pace
 from ._settings import Settings, allowed_tiers, current_settings
 
@@ -99,7 +99,8 @@ class Runtime:
         self.threads: ThreadOps = getattr(ops, "threads", itself)
         if meter is not None:
             meter.runtime = self
-            itself.pace = self.threads.pace = Pace(self.gate.admit, meter.inline_max)
+            host.clear = meter.clear
+            itself.pace = self.threads.pace = Pace(self.gate.admit, meter.inline_max, meter.refund)
 
     def interrupt(self, handle: Handle) -> None:
         """The file is being closed: end what waits on it, in whatever loop, and has no effect."""
@@ -243,7 +244,7 @@ def _new_meter(settings: Settings) -> Any:
 def _driver(host: Host, settings: Settings, obstacle: str | None) -> FileOps:
     """The driver for a new run."""
     if settings.driver == "thread" or "ring" not in allowed_tiers():
-        return ThreadOps()
+        return ThreadOps(host)
     verdict = _probe.probe()
     reason, remedy = verdict.reason, verdict.remedy
     if verdict.available and obstacle is not None:
@@ -256,7 +257,7 @@ def _driver(host: Host, settings: Settings, obstacle: str | None) -> FileOps:
     if settings.driver == "uring":
         raise UringUnavailableError(reason, remedy, verdict.errno)
     logger().info("driver: thread (%s. %s)", reason, remedy)
-    return ThreadOps()
+    return ThreadOps(host)
 
 
 def statistics() -> Statistics:
@@ -295,7 +296,7 @@ def _after_fork() -> None:
     global _runtimes_lock
     _runtimes_lock = threading.RLock()  # another thread may have held it
     _runtimes.clear()
-    forget_rings()
+    forget_parent()
     if _handle.COMPILED:
         from . import _uring
 

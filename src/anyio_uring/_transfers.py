@@ -116,12 +116,14 @@ def read_line(fd: int, limit: int) -> bytes:
 
 def write_all(fd: int, view: memoryview, offset: int, whole: bool, report: Done) -> int:
     put = 0
+    size = len(view)
     try:
-        while True:
+        if size <= TRANSFER_MAX:
+            put = os.write(fd, view) if offset == -1 else pwrite(fd, view, offset)
+        while put < size:
             with view[put : put + TRANSFER_MAX] as part:
                 put += os.write(fd, part) if offset == -1 else pwrite(fd, part, offset + put)
-            if put >= len(view):
-                return put
+        return put
     except OSError as error:
         if error.errno == errno.ESPIPE and offset != -1 and not whole:
             # Files of /proc can be written, but not at an offset of one's choice

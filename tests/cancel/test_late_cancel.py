@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import anyio_uring
-from anyio_uring import _driver_thread, _host_asyncio
+from anyio_uring import _hop, _host_asyncio
 from anyio_uring.testing import force_tiers
 
 
@@ -50,12 +50,12 @@ def cancel_late(
             victim = victims.pop()
             victim.get_loop().call_soon_threadsafe(victim.cancel)
 
-    original_read = _driver_thread._PositionalRead.__call__
-    monkeypatch.setattr(_driver_thread._PositionalRead, "__call__", read)
+    original_read = _hop.Act.__call__
+    monkeypatch.setattr(_hop.Act, "__call__", read)
     original_awake = _host_asyncio.AsyncioHost.awake
-    original_finish = _driver_thread._Hop._finish
+    original_finish = _hop.Fetch._finish
     monkeypatch.setattr(_host_asyncio.AsyncioHost, "awake", awake)
-    monkeypatch.setattr(_driver_thread._Hop, "_finish", finish)
+    monkeypatch.setattr(_hop.Fetch, "_finish", finish)
 
     async def run(
         function: Callable[[], Awaitable[Any]], data_comes: Callable[[], object] = bool

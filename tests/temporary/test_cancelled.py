@@ -79,7 +79,7 @@ def run(main: Callable[[], Awaitable[None]], backend: Any) -> None:
     """A run, and the threads that it left behind."""
     anyio.run(main, backend=backend[0], backend_options=backend[1])
     for thread in threading.enumerate():
-        if thread.name.startswith("AnyIO worker"):
+        if thread.name.startswith(("AnyIO worker", "anyio_uring worker")):
             thread.join(30)
     gc.collect()
 

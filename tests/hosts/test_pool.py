@@ -1,0 +1,212 @@
+"""The worker threads of a loop: how many, how long, and whom they keep waiting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+from tests.conftest import HOSTS, Tiers
+from tests.support.state import python_threads, until
+
+import anyio_uring
+from anyio_uring import statistics
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.anyio
+threads_only = pytest.mark.tiers("thread")
+every_host = pytest.mark.parametrize("host", HOSTS)
+
+
+def workers() -> set[threading.Thread]:
+    return {thread for thread in python_threads() if thread.name == "anyio_uring worker"}
+
+
+@threads_only
+@every_host
+def test_no_more_threads_than_tokens_and_none_behind_the_end(
+    tiers: Tiers, tmp_path: Path, host: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    backend, options = HOSTS[host]
+    before = workers()
+
+    async def main() -> set[threading.Thread]:
+        limiter = anyio.CapacityLimiter(3)
+        async with await anyio_uring.open_file(path, "rb", 0, limiter=limiter) as file:
+
+            async def read(offset: int) -> None:
+                for _ in range(20):
+                    assert await file.pread(1, offset) == b"%d" % offset
+
+            async with anyio.create_task_group() as group:
+                for offset in range(10):
+                    group.start_soon(read, offset)
+            assert limiter.borrowed_tokens == 0
+            assert statistics().thread > 200
+            return workers() - before
+
+    mine = anyio.run(main, backend=backend, backend_options=options)
+    assert 1 <= len(mine) <= 3
+    for thread in mine:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@threads_only
+async def test_waits_in_line_for_a_token(tiers: Tiers, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    limiter = anyio.CapacityLimiter(1)
+    order: list[str] = []
+    async with await anyio_uring.open_file(tmp_path / "file", "rb", 0, limiter=limiter) as file:
+
+        async def other() -> None:
+            async with limiter:
+                order.append("other")
+
+        async def read() -> None:
+            assert await file.pread(7, 0) == b"content"
+            order.append("file")
+
+        await limiter.acquire_on_behalf_of(file)
+        async with anyio.create_task_group() as group:
+            group.start_soon(other)
+            await until(lambda: limiter.statistics().tasks_waiting == 1)
+            group.start_soon(read)
+            await until(lambda: limiter.statistics().tasks_waiting == 2)
+            with anyio.move_on_after(0):
+                await file.pread(7, 0)  # a cancelled one does not stand in line
+            limiter.release_on_behalf_of(file)
+    assert order == ["other", "file"]
+    assert limiter.borrowed_tokens == 0
+
+
+@threads_only
+async def test_token_is_given_back_when_a_job_fails(tiers: Tiers, tmp_path: Path) -> None:
+    limiter = anyio.CapacityLimiter(1)
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError) as caught:
+            await anyio_uring.open_file(tmp_path / "none", "rb", 0, limiter=limiter)
+        assert caught.value.filename == os.fspath(tmp_path / "none")
+        assert limiter.borrowed_tokens == 0
+
+
+@threads_only
+async def test_default_limiter_is_anyios(tiers: Tiers, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    limiter = to_thread.current_default_thread_limiter()
+    total = limiter.total_tokens
+    async with await anyio_uring.open_file(tmp_path / "file", "rb", 0) as file:
+        try:
+            limiter.total_tokens = 1
+            await limiter.acquire_on_behalf_of(file)
+            async with anyio.create_task_group() as group:
+                group.start_soon(file.pread, 7, 0)
+                await until(lambda: limiter.statistics().tasks_waiting == 1)
+                limiter.release_on_behalf_of(file)
+        finally:
+            limiter.total_tokens = total
+
+
+@threads_only
+async def test_opener_is_called_by_anyio(tiers: Tiers, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def opener(path: str, flags: int) -> int:
+        seen.append(anyio.from_thread.run(partial(anyio.sleep, 0)))
+        return os.open(path, flags)
+
+    async with await anyio_uring.open_file(tmp_path / "file", "wb", 0, opener=opener):
+        assert seen == [None]
+
+
+@threads_only
+async def test_thread_that_cannot_be_started_is_an_error(
+    tiers: Tiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    limiter = anyio.CapacityLimiter(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await anyio_uring.open_file(tmp_path / "file", "xb", 0, limiter=limiter)
+    assert limiter.borrowed_tokens == 0
+    assert not (tmp_path / "file").exists()
+    async with await anyio_uring.open_file(tmp_path / "file", "xb", 0, limiter=limiter) as file:
+        assert await file.write(b"content") == 7
+
+
+END = """
+    import asyncio, os, sys, threading
+    import anyio_uring
+    from anyio_uring import _driver_thread, _pool
+    from anyio_uring.testing import force_tiers
+
+    how, path = sys.argv[1:]
+    tiers = force_tiers("thread"); tiers.__enter__()
+    begun = threading.Event()
+    write_all = _driver_thread.write_all
+
+    def late(*arguments):
+        begun.set()
+        threading.main_thread().join()  # until the interpreter ends
+        return write_all(*arguments)
+
+    _driver_thread.write_all = late
+    _pool.PATIENCE_SECONDS = 0.1 if how == "open" else 60
+
+    async def main():
+        if how == "open":
+            task = asyncio.ensure_future(anyio_uring.open_file(path, "rb", 0))
+            while not anyio_uring.statistics().thread:
+                await asyncio.sleep(0)
+        else:
+            file = await anyio_uring.open_file(path, "wb", 0)
+            task = asyncio.ensure_future(file.write(b"content"))
+            while not begun.is_set():
+                await asyncio.sleep(0)
+        return task
+
+    loop = asyncio.new_event_loop()
+    task = loop.run_until_complete(main())
+    if how == "closed":
+        task.cancel()
+        loop.run_until_complete(asyncio.wait([task]))
+        loop.close()
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("how", ["bare", "closed"])
+def test_interpreter_waits_for_a_write(tmp_path: Path, how: str) -> None:
+    end(how, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_interpreter_does_not_wait_for_the_peer_of_a_fifo(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    end("open", tmp_path / "fifo")
+
+
+def end(how: str, path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(END), how, os.fspath(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    assert process.returncode == 7, process.stderr
+    assert "Fatal" not in process.stderr
