@@ -18,6 +18,7 @@ from ._handle import MISS
 from ._host import Host
 from ._mounts import NOW_NEVER
 from ._ops import PACED_MAX, Done, Job, Opened, Pace
+from ._settle import Settle
 from ._workers import Workers
 
 if TYPE_CHECKING:
@@ -124,7 +125,21 @@ class UringOps:
             if clipped > self.inline_max and _in_pieces(handle, offset):
                 return await self._read_pieces(job, clipped, offset)
             size = clipped
-        return await self._read_once(job, size, offset)
+        if job.done is not None or offset == -1 or size > self.inline_max or not self._ready(job):
+            return await self._read_once(job, size, offset)
+        # The same in few frames, since thousands of tasks may be waiting here: nobody misses the
+        # read of a task that has left.
+        while True:
+            operation = _uring.read_operation(handle, size, offset, handle.seekable, False)
+            self.host.start(operation)
+            if not operation.done:
+                await self.host.wait(operation)
+            if operation.refused and not operation.moved:
+                self.workers.refuse(operation.result)
+                return await self.threads.read(job._replace(tried=True), size, offset)
+            if not operation.cancelled:
+                return _take(job, operation)
+            self._check_open(job)
 
     async def _read_step(self, job: Job, size: int, offset: int) -> bytes | None:
         data = None if job.tried else job.handle.pread_cached(size, offset)
@@ -150,11 +165,7 @@ class UringOps:
             )
         if operation is None:
             return await self.threads.read(job._replace(tried=True), size, offset)
-        if operation.result == -errno.EAGAIN:
-            return None
-        if operation.result < 0 and not (operation.moved and offset == -1):
-            raise operation.error(job.name)
-        return operation.take()
+        return _take(job, operation)
 
     async def read_to_end(self, job: Job, offset: int) -> bytes | None:
         handle = job.handle
@@ -224,7 +235,7 @@ class UringOps:
                 _call(job.done, got)
                 return _uring.take_bytes(box, got)
         while self._ready(job):
-            pieces = _Pieces(host, handle, size, offset, _Settle(job), box, got)
+            pieces = _Pieces(host, handle, size, offset, Settle(job), box, got)
             try:
                 pieces.start()
                 if not pieces.done:
@@ -413,7 +424,7 @@ class UringOps:
 
         :param bytes_of: for a read: what it brought
         """
-        settle = _Settle(job, bytes_of)
+        settle = Settle(job, bytes_of)
         while True:
             operation: Operation | None = None
             try:
@@ -434,56 +445,13 @@ class UringOps:
             self._check_open(job)
 
 
-class _Settle:
-    """Tells `done`, once, what an operation moved.
-
-    A write tells at its completion, whoever waits for it.  A read tells when its task takes the
-    bytes.  If the task has left instead (a native cancel can come between the completion and the
-    task's turn), a read at an explicit offset has moved nothing; one at the kernel's own position
-    has, and hands its bytes to `salvage`.
-    """
-
-    __slots__ = ("_bytes_of", "_done", "_salvage")
-
-    def __init__(self, job: Job, bytes_of: Callable[[Operation], bytes] | None = None) -> None:
-        self._done = job.done
-        self._salvage = job.salvage
-        self._bytes_of = bytes_of
-
-    def once(self, moved: int | None) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            done(moved)
-
-    def __call__(self, operation: Operation) -> None:
-        """At the completion, before any task is woken."""
-        if operation.abandoned:
-            self._lost(operation)
-        elif (
-            self._bytes_of is None
-            and not operation.cancelled
-            and not (operation.refused and not operation.moved)
-        ):
-            # (else the task tells, tries again, or a thread does, and tells then)
-            self.once(operation.moved)
-
-    def left(self, operation: Operation | None) -> None:
-        """The task leaves with an exception."""
-        if operation is None:
-            self.once(None)
-        elif operation.done:
-            self._lost(operation)
-        elif not (operation.started and (operation.effect or not operation.positional)):
-            self.once(None)
-        # else its completion tells
-
-    def _lost(self, operation: Operation) -> None:
-        if operation.cancelled or (operation.positional and not operation.effect):
-            self.once(None)
-            return
-        if self._bytes_of is not None and self._salvage is not None and operation.moved:
-            self._salvage(self._bytes_of(operation))
-        self.once(operation.moved)
+def _take(job: Job, operation: Operation) -> bytes | None:
+    """What a read brought; None if a non-blocking descriptor has nothing."""
+    if operation.result == -errno.EAGAIN:
+        return None
+    if operation.result < 0 and (operation.positional or not operation.moved):
+        raise operation.error(job.name)
+    return operation.take()
 
 
 class _Pieces:
@@ -497,7 +465,7 @@ class _Pieces:
         handle: Handle,
         size: int,
         offset: int,
-        settle: _Settle,
+        settle: Settle,
         box: list[bytes],
         got: int,
     ) -> None:

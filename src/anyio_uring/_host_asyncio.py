@@ -41,12 +41,20 @@ if TYPE_CHECKING:
 
 
 class _Completion(asyncio.Future[None]):
-    """What a task parks on while an operation is in the kernel."""
+    """What a task parks on while an operation is in the kernel.
 
-    unit: Unit
-    host: AsyncioHost
-    asked: bool = False  # a scope has cancelled once
-    leave_at_once: bool = False  # parked for the second time: any cancel ends the wait
+    :ivar asked: a scope has cancelled once
+    :ivar leave_at_once: parked for the second time: any cancel ends the wait
+    """
+
+    __slots__ = ("asked", "host", "leave_at_once", "unit")
+
+    def __init__(self, host: AsyncioHost, unit: Unit, leave_at_once: bool = False) -> None:
+        super().__init__(loop=host.loop)
+        self.host = host
+        self.unit = unit
+        self.asked = False
+        self.leave_at_once = leave_at_once
 
     def cancel(self, msg: Any | None = None) -> bool:
         if self.done():
@@ -109,10 +117,7 @@ class AsyncioHost(Host):
     # -- waiting ----------------------------------------------------------------------------------
 
     async def wait(self, unit: Unit) -> None:
-        future = _Completion(loop=self.loop)
-        future.unit = unit
-        future.host = self
-        unit.waiter = future
+        unit.waiter = future = _Completion(self, unit)
         try:
             await future
         except BaseException:
@@ -128,11 +133,7 @@ class AsyncioHost(Host):
         grace = math.inf if unit.effect else self.loop.time() + self.settings.cancel_grace
         try:
             with CancelScope(shield=True, deadline=grace):
-                future = _Completion(loop=self.loop)
-                future.unit = unit
-                future.host = self
-                future.leave_at_once = True
-                unit.waiter = future
+                unit.waiter = future = _Completion(self, unit, leave_at_once=True)
                 await future
             if not unit.done:
                 # The grace is over.  A scope that was shielded meanwhile raises nothing here, and

@@ -64,24 +64,25 @@ class RawFile(AsyncFile[bytes]):
         self._check_readable()
         turn = await self._take_turn(runtime)
         try:
-            return cast(bytes, await self._read(runtime, turn, size, tried))
+            if handle.shared:
+                return cast(bytes, await self._read_shared(runtime, turn, size, tried))
+            data = await runtime.ops.read(self._job(tried), size, handle.position) or b""
+            self._advance(len(data))
+            return data
         finally:
             turn.leave()
 
-    async def _read(
+    async def _read_shared(
         self, runtime: Runtime, turn: Turn, size: int, tried: bool = False
     ) -> bytes | None:
+        """Read at the kernel's own position."""
         handle = self._handle
         if not size and not handle.seekable:
             return b""  # read(2) does not wait for nothing, a poll would
         if handle.kept:
             data, handle.kept = handle.kept[:size], handle.kept[size:]
-        elif handle.shared:
-            return await runtime.ops.read(self._step(turn, tried=tried), size, -1)
-        else:
-            data = await runtime.ops.read(self._job(tried), size, handle.position) or b""
-            self._advance(len(data))
-        return data
+            return data
+        return await runtime.ops.read(self._step(turn, tried=tried), size, -1)
 
     async def readall(self) -> bytes:
         """Read from the position to the end.  As `read` without a size."""
@@ -172,7 +173,7 @@ class RawFile(AsyncFile[bytes]):
             while len(line) < limit:
                 if line:
                     await runtime.gate.admit(1)
-                byte = await self._read(runtime, turn, 1)
+                byte = await self._read_shared(runtime, turn, 1)
                 if byte is None:
                     raise OSError("read() should have returned a bytes object, not 'NoneType'")
                 line += byte
