@@ -241,8 +241,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         self._check_readable()
         if size < 0:
             raise ValueError("size must not be negative")
-        if self._buffer is not None:
-            await self._settle_range(runtime, offset, size)
+        await self._settle_range(runtime, offset, size)
         return cast(bytes, await runtime.ops.read(self._job(tried), size, offset))
 
     async def preadinto(self, buffer: WriteableBuffer, offset: int) -> int:
