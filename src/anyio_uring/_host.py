@@ -69,7 +69,7 @@ class _InThread:
             self._host.awake(self)
 
     def cancel(self, ring: Ring) -> None:
-        pass
+        """Not possible, and nothing of it is the ring's."""
 
     abandon = cancel
 
@@ -188,7 +188,7 @@ class Host:
         """The task that waited has left; the ring keeps what the kernel may still touch."""
         unit.waiter = None
         ring = self.ring
-        if ring is None or ring.closed or not ring.here:
+        if ring is None or ring.closed or not ring.here or isinstance(unit, _InThread):
             return
         if not unit.done:
             self.abandoned += 1
@@ -243,6 +243,10 @@ class Host:
         """Whether a cancel scope raised this: it will be raised again at the next checkpoint."""
         raise NotImplementedError
 
+    def borrower(self, unit: Unit) -> object:
+        """Who takes a limiter's token for a thread: nobody who could hold one already."""
+        return unit
+
     async def in_thread(self, function: Callable[[], object], limiter: Any) -> None:
         """Call a function of ours in a worker thread, and wait for its end, as AnyIO does.
 
@@ -251,10 +255,14 @@ class Host:
         """
         if self.clear is None or not self.clear():
             await self.checkpoint_if_cancelled()
-        async with limiter:
-            unit = _InThread(self, function)
+        unit = _InThread(self, function)
+        borrower = self.borrower(unit)
+        await limiter.acquire_on_behalf_of(borrower)
+        try:
             self.pool.submit(unit)
             await self.wait(unit)
+        finally:
+            limiter.release_on_behalf_of(borrower)
         if unit.error is not None:
             try:
                 raise unit.error

@@ -172,6 +172,10 @@ class AsyncioHost(Host):
         except RuntimeError:  # closed
             pass
 
+    def borrower(self, unit: Unit) -> object:
+        """The task, as for AnyIO there: it may not hold a token of the same limiter."""
+        return asyncio.current_task(self.loop)
+
     async def checkpoint(self) -> None:
         await asyncio.sleep(0)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,25 @@ async def test_token_is_given_back_when_a_job_fails(tiers: Tiers, tmp_path: Path
             await anyio_uring.open_file(tmp_path / "none", "rb", 0, limiter=limiter)
         assert caught.value.filename == os.fspath(tmp_path / "none")
         assert limiter.borrowed_tokens == 0
+
+
+@threads_only
+async def test_task_that_holds_a_token_fares_as_with_anyio(tiers: Tiers, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    limiter = anyio.CapacityLimiter(2)
+
+    async def attempt(function: Callable[[], Awaitable[object]]) -> str:
+        async with limiter:
+            try:
+                await function()
+            except RuntimeError as error:
+                return str(error)
+            return "fine"
+
+    expected = await attempt(lambda: to_thread.run_sync(int, limiter=limiter))
+    async with await anyio_uring.open_file(tmp_path / "file", "rb", 0, limiter=limiter) as file:
+        assert await attempt(lambda: file.pread(7, 0)) == expected
+    assert limiter.borrowed_tokens == 0
 
 
 @threads_only
