@@ -17,14 +17,7 @@ MAP: dict[str, dict[str, Any]] = tomllib.loads(
     (ROOT / "tests" / "cpython" / "map.toml").read_text("utf-8")
 )
 REASONS = MAP.pop("reasons")
-MODULES = ("test_io", "test_fileio", "test_file", "test_bufio")
-TEXT_CLASSES = {
-    "test_io.StatefulIncrementalDecoderTest",
-    "test_io.TextIOWrapperTest",
-    "test_io.CTextIOWrapperTest",
-    "test_io.IncrementalNewlineDecoderTest",
-    "test_io.CIncrementalNewlineDecoderTest",
-}
+MODULES = ("test_io", "test_fileio", "test_file", "test_bufio", "test_univnewlines")
 
 
 def names_of(body: list[ast.stmt]) -> Iterator[str]:
@@ -69,7 +62,7 @@ def gaps(tests: dict[str, set[str]], known: dict[str, dict[str, Any]]) -> list[s
         f"{name}.{test}"
         for name, found in tests.items()
         for test in sorted(found)
-        if "later" not in known.get(name, {}) and test not in known.get(name, {})
+        if test not in known.get(name, {})
     ]
 
 
@@ -112,7 +105,7 @@ def test_each_answer_is_a_test_of_ours_or_a_reason() -> None:
         f"{name}.{test} {problem}"
         for name, answers in MAP.items()
         for test, answer in answers.items()
-        if test != "later" and (problem := wrong_answer(answer))
+        if (problem := wrong_answer(answer))
     ]
     assert not wrong
 
@@ -122,12 +115,6 @@ def test_each_reason_is_needed() -> None:
         answer for answers in MAP.values() for answer in answers.values() if isinstance(answer, str)
     }
     assert not set(REASONS) - used
-
-
-def test_only_classes_of_text_come_later() -> None:
-    later = {name: answers["later"] for name, answers in MAP.items() if "later" in answers}
-    assert set(later) <= TEXT_CLASSES
-    assert set(later.values()) <= {"text"}
 
 
 def test_gap_and_wrong_answer_are_found() -> None:

@@ -452,6 +452,9 @@ async def test_what_a_text_file_tells(tmp_path: Path) -> None:
             text = f"<anyio_uring._text.TextFile name={path!r} mode={mode!r} encoding='ascii'>"
             assert repr(file) == text
             assert file.buffer is file.buffer
+            for attribute in ("buffer", "encoding", "errors", "newlines", "line_buffering"):
+                with pytest.raises(AttributeError):
+                    setattr(file, attribute, None)
             assert isinstance(file, anyio.AsyncFile)
             assert weakref.ref(file)() is file
             assert not file.closed
