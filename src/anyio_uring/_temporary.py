@@ -59,7 +59,7 @@ async def _see_through(function: Callable[[], object]) -> None:
     once = _Once(function)
     try:
         with CancelScope(shield=True):
-            await current_runtime().threads.call(once, None, type)
+            await current_runtime().threads.call_foreign(once, None, type)
     except BaseException:
         once()
         raise
@@ -255,7 +255,7 @@ async def _open_nameless(
             raise
         return opened
 
-    return await runtime.threads.call(make, None, lambda opened: os.close(opened.fd))
+    return await runtime.threads.call_foreign(make, None, lambda opened: os.close(opened.fd))
 
 
 class NamedTemporaryFile(anyio.NamedTemporaryFile[AnyStr]):
@@ -340,7 +340,7 @@ class NamedTemporaryFile(anyio.NamedTemporaryFile[AnyStr]):
         parsed = check_arguments(0, mode, buffering, encoding, errors, newline, True, None)
         runtime = current_runtime()
         place = self._place  # (an idle thread holds on to the last function, and so to its self)
-        opened, path = await runtime.threads.call(
+        opened, path = await runtime.threads.call_foreign(
             lambda: _make_named(parsed, *place),
             None,
             lambda made: _close_and_unlink((made[0].fd, made[1])),
@@ -414,7 +414,7 @@ class TemporaryDirectory(anyio.TemporaryDirectory[AnyStr]):
         }
         if sys.version_info >= (3, 12):
             arguments["delete"] = self.delete
-        self._tempdir = directory = await current_runtime().threads.call(
+        self._tempdir = directory = await current_runtime().threads.call_foreign(
             lambda: tempfile.TemporaryDirectory(**arguments),
             None,
             lambda directory: directory.cleanup(),
@@ -474,7 +474,7 @@ async def mkstemp(
     >>> os.close(fd), os.unlink(path)
     (None, None)
     """
-    return await current_runtime().threads.call(
+    return await current_runtime().threads.call_foreign(
         lambda: tempfile.mkstemp(suffix, prefix, dir, text), None, _close_and_unlink
     )
 
@@ -507,7 +507,7 @@ async def mkdtemp(
     >>> import os, anyio, anyio_uring
     >>> os.rmdir(anyio.run(anyio_uring.mkdtemp))
     """
-    return await current_runtime().threads.call(
+    return await current_runtime().threads.call_foreign(
         lambda: tempfile.mkdtemp(suffix, prefix, dir), None, os.rmdir
     )
 
@@ -522,7 +522,7 @@ async def gettempdir() -> str:
     if isinstance(tempfile.tempdir, str):
         await current_runtime().gate.admit()
         return tempfile.gettempdir()
-    return await current_runtime().threads.call(tempfile.gettempdir, None, type)
+    return await current_runtime().threads.call_foreign(tempfile.gettempdir, None, type)
 
 
 async def gettempdirb() -> bytes:
