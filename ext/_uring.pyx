@@ -38,8 +38,8 @@ from abi cimport (
 )
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
-    au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_openat2, au_pread, au_preadv2,
-    au_register, au_resident, au_setup, au_statx_call, au_thread,
+    au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_openat2, au_pread,
+    au_preadv2, au_register, au_resident, au_setup, au_statx_call, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
@@ -130,6 +130,8 @@ cdef enum:
     _ROUNDS_MAX = 8
     # Below this many entries an enter is too short to be worth giving up the GIL.
     _ENTER_KEEP_GIL_MAX = 4
+    # From here on a copy is timed: what it costs depends on the memory, by a factor of three.
+    _MEASURED_MIN = 16 << 10
     # Misses in a row after which a file's cached reads are tried only now and then.
     _MISSES_MAX = 4
     _SKIP = 15
@@ -201,7 +203,7 @@ cdef class Meter:
     cdef int64_t budget
     cdef int64_t cost_fixed     # of one operation, in nanoseconds of the loop's time
     cdef int64_t cost_buffered  # of one that finds its data in a file's buffer
-    cdef int cost_shift         # bytes >> shift: nanoseconds to copy them
+    cdef int cost_shift         # bytes >> shift: nanoseconds to copy them, at least
     cdef public Py_ssize_t inline_max
     cdef public bint enabled    # False: the now tier is switched off (a testing setting)
     cdef readonly uint64_t hits
@@ -210,11 +212,11 @@ cdef class Meter:
     cdef readonly uint64_t closed
 
     def __cinit__(self):
-        # ~90 cached reads of 4 KiB, or one of 1 MiB, between two turns of the loop
-        self.budget = 160_000
-        self.cost_fixed = 1_200
+        # ~75 cached reads of 4 KiB, or one or two of 1 MiB, between two turns of the loop
+        self.budget = 120_000
+        self.cost_fixed = 1_450
         self.cost_buffered = 300
-        self.cost_shift = 3     # 8 bytes per nanosecond
+        self.cost_shift = 4     # 16 bytes per nanosecond: fast memory, see `took`
         self.left = self.budget
         self.inline_max = 1 << 20
         self.enabled = True
@@ -265,6 +267,11 @@ cdef class Meter:
             return False
         self.left -= self.cost_buffered + (size >> self.cost_shift)
         return True
+
+    cdef void took(self, Py_ssize_t size, int64_t elapsed) noexcept:
+        """Take what copying so many bytes has cost beyond the estimate, in nanoseconds."""
+        if self.cost_shift < 63:
+            self.left -= max(elapsed - (size >> self.cost_shift), 0)
 
     cpdef void refund(self, Py_ssize_t size) noexcept:
         """Give back the cost of an operation that waits after all, for a thread."""
@@ -491,6 +498,18 @@ cdef class Handle:
             if result == 0 or count == size:
                 return count
 
+    cdef Py_ssize_t read_measured(self, char *data, Py_ssize_t size, int64_t offset) noexcept:
+        """As `read_cached`, charged by the clock where copying is most of it: memory differs."""
+        cdef int64_t start
+        cdef Py_ssize_t count
+        if size < _MEASURED_MIN:
+            return self.read_cached(data, size, offset)
+        start = au_now()
+        count = self.read_cached(data, size, offset)
+        if count >= 0:
+            self.meter.took(size, au_now() - start)
+        return count
+
     cdef bint may_try(self, Py_ssize_t size) noexcept:
         if self.now == _NOW_NEVER or size > self.meter.inline_max or not self.meter.enabled:
             return False
@@ -515,7 +534,7 @@ cdef class Handle:
         if not self.may_try(size):
             return None
         result = PyBytes_FromStringAndSize(NULL, size)
-        count = self.read_cached(PyBytes_AS_STRING(result), size, offset)
+        count = self.read_measured(PyBytes_AS_STRING(result), size, offset)
         if count < 0:
             self.missed(count)
             return None
@@ -570,7 +589,7 @@ cdef class Handle:
             raise ValueError("piece outside its buffer")
         if not self.may_try(size):
             return _MISS
-        count = self.read_cached(PyBytes_AS_STRING(whole) + start, size, offset)
+        count = self.read_measured(PyBytes_AS_STRING(whole) + start, size, offset)
         if count < 0:
             self.missed(count)
             return _MISS
@@ -586,7 +605,7 @@ cdef class Handle:
         try:
             if not self.may_try(view.len):
                 return _MISS
-            count = self.read_cached(<char *>view.buf, view.len, offset)
+            count = self.read_measured(<char *>view.buf, view.len, offset)
         finally:
             PyBuffer_Release(&view)
         if count < 0:

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 /* These numbers are the same on every architecture but alpha (and 32-bit kernels share them). */
@@ -155,6 +156,14 @@ static inline uint64_t au_thread(void)
     if (mine == 0)
         mine = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
     return mine;
+}
+
+/* Nanoseconds of a clock that only moves forward. */
+static inline int64_t au_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* Orders the reading of a CQE after the reading of the tail that covers it (and, for the SQ

@@ -24,5 +24,6 @@ cdef extern from "kernel.h" nogil:
     bint au_mincore_is_true(int fd, uint32_t owner)
     long au_resident(int fd, int64_t offset, size_t size)
     uint64_t au_thread()
+    int64_t au_now()
     uint32_t au_load_acquire(const uint32_t *p)
     void au_store_release(uint32_t *p, uint32_t value)

@@ -6,6 +6,7 @@ What can be counted is counted: operations between two turns of the loop, and wh
 from __future__ import annotations
 
 import itertools
+import mmap
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -187,8 +188,9 @@ async def test_opening_and_closing_let_others_run(path: Path) -> None:
     assert await longest_burst(open_and_close, 500) <= 2 * in_a_turn(0) / 5
 
 
-async def test_data_is_charged_by_its_size(tmp_path: Path) -> None:
-    size = current_settings().inline_size_max // 2
+@pytest.mark.parametrize("size", [1 << 10, 8 << 10, 1 << 19], ids=["1K", "8K", "512K"])
+async def test_data_is_charged_by_its_size(tmp_path: Path, size: int) -> None:
+    assert size <= current_settings().inline_size_max
     path = tmp_path / "larger"
     path.write_bytes(bytes(size))
     async with await open_file(path, "rb", 0) as file:
@@ -198,6 +200,24 @@ async def test_data_is_charged_by_its_size(tmp_path: Path) -> None:
             assert len(await file.readall()) == size
 
         assert await longest_burst(read, 200) <= 2 * (in_a_turn(size) + 1)
+
+
+async def test_slow_copying_is_charged_by_the_clock(tmp_path: Path) -> None:
+    size = current_settings().inline_size_max
+    path = tmp_path / "large"
+    path.write_bytes(bytes(size))
+    meter = current_runtime().meter
+    meter.refill()
+    full = meter.left
+    assert meter.charge(size)
+    estimate = full - meter.left
+    async with await open_file(path, "rb", 0) as file:
+        meter.refill()
+        # Memory that was never touched: each page has to be found first
+        with mmap.mmap(-1, size) as fresh:
+            assert await file.preadinto(fresh, 0) == size
+        assert full - meter.left > estimate
+
 
 
 # -- the line ---------------------------------------------------------------------------------
