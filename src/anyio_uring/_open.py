@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EISDIR = 21
 # Opening and closing again keeps the loop as long as copying so much.
-OPEN_COST_BYTES = 64 << 10
+OPEN_COST_BYTES = 128 << 10
 # As `open_now` reports an error of the path walk
 WALK_ERROR_BASE = -4096
 

@@ -219,7 +219,6 @@ async def test_slow_copying_is_charged_by_the_clock(tmp_path: Path) -> None:
         assert full - meter.left > estimate
 
 
-
 # -- the line ---------------------------------------------------------------------------------
 
 
