@@ -24,17 +24,19 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcpy, memmove, memset
 
 from abi cimport (
-    AU_AT_EMPTY_PATH, AU_AT_STATX_DONT_SYNC, AU_ENTER_EXT_ARG, AU_ENTER_GETEVENTS,
-    AU_FEAT_EXT_ARG, AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS,
-    AU_FEAT_RW_CUR_POS, AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC,
-    AU_IOSQE_ASYNC, AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE,
-    AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_STATX,
-    AU_OP_SUPPORTED, AU_OP_WRITE, AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS,
-    AU_REGISTER_PROBE, AU_RESOLVE_CACHED, AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN,
-    AU_SETUP_CQSIZE, AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER,
-    AU_SETUP_SUBMIT_ALL, AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN,
-    AU_STATX_BASIC_STATS, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE,
-    au_cqe, au_getevents_arg, au_open_how, au_params, au_probe, au_sqe, au_statx, au_timespec,
+    AU_AT_EMPTY_PATH, AU_AT_NO_AUTOMOUNT, AU_AT_REMOVEDIR, AU_AT_STATX_DONT_SYNC,
+    AU_AT_SYMLINK_NOFOLLOW, AU_ENTER_EXT_ARG, AU_ENTER_GETEVENTS, AU_FEAT_EXT_ARG,
+    AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS, AU_FEAT_RW_CUR_POS,
+    AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC, AU_IOSQE_ASYNC,
+    AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FSYNC,
+    AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ,
+    AU_OP_RENAMEAT, AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
+    AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_PROBE, AU_RESOLVE_CACHED,
+    AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
+    AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
+    AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
+    AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_getevents_arg, au_open_how, au_params,
+    au_probe, au_sqe, au_statx, au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
@@ -45,8 +47,8 @@ from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
 )
 from sqe cimport (
-    prep_cancel, prep_close, prep_fsync, prep_ftruncate, prep_nop, prep_openat, prep_read,
-    prep_statx, prep_write,
+    prep_cancel, prep_close, prep_fsync, prep_ftruncate, prep_mkdirat, prep_nop, prep_openat,
+    prep_read, prep_statx, prep_two_paths, prep_unlinkat, prep_write,
 )
 
 cdef extern from "Python.h":
@@ -58,6 +60,11 @@ cdef extern from "Python.h":
     int PyIter_Send(PyObject *iter, PyObject *value, PyObject **result) except -1
 
 cdef extern from "Python.h":
+    object PyStructSequence_New(PyTypeObject *type)
+    void PyStructSequence_SET_ITEM(object sequence, Py_ssize_t index, PyObject *value)
+    PyObject *PyLong_FromUnsignedLongLong(unsigned long long value) except NULL
+    PyObject *PyLong_FromLongLong(long long value) except NULL
+    PyObject *PyFloat_FromDouble(double value) except NULL
     ctypedef object (*getattrofunc)(object, object)
     ctypedef PyObject *(*iternextfunc)(PyObject *)
     ctypedef int (*sendfunc)(PyObject *, PyObject *, PyObject **)
@@ -86,6 +93,7 @@ cdef extern from "fcntl.h" nogil:
     const int O_CLOEXEC
     const int O_CREAT
     const int O_DIRECT
+    const int O_NOFOLLOW
     const int O_NONBLOCK
     const int O_PATH
     const int O_TRUNC
@@ -93,6 +101,9 @@ cdef extern from "fcntl.h" nogil:
     const int O_RDONLY
     const int SEEK_CUR
     const int SEEK_SET
+
+cdef extern from "sys/sysmacros.h" nogil:
+    uint64_t makedev(unsigned int major, unsigned int minor)
 
 cdef extern from "sys/stat.h" nogil:
     bint S_ISREG(uint32_t mode)
@@ -153,6 +164,8 @@ OPERATIONS = {
     "nop": AU_OP_NOP, "read": AU_OP_READ, "write": AU_OP_WRITE, "openat": AU_OP_OPENAT,
     "close": AU_OP_CLOSE, "statx": AU_OP_STATX, "fsync": AU_OP_FSYNC,
     "ftruncate": AU_OP_FTRUNCATE, "async_cancel": AU_OP_ASYNC_CANCEL,
+    "rename": AU_OP_RENAMEAT, "unlink": AU_OP_UNLINKAT, "mkdir": AU_OP_MKDIRAT,
+    "symlink": AU_OP_SYMLINKAT, "link": AU_OP_LINKAT,
 }
 SETUP_FLAGS = {
     "SINGLE_ISSUER": AU_SETUP_SINGLE_ISSUER, "DEFER_TASKRUN": AU_SETUP_DEFER_TASKRUN,
@@ -1343,19 +1356,18 @@ def open_now(bytes path, int flags, Meter meter):
     cdef uint32_t wanted = AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE
     if not meter.enabled or flags & (O_CREAT | O_TRUNC | O_DIRECT | O_NONBLOCK):
         return _MISS
-    memset(&how, 0, sizeof(how))
-    how.flags = O_PATH | O_CLOEXEC
-    how.resolve = AU_RESOLVE_CACHED
-    probed = au_openat2(AT_FDCWD, path, &how)
+    probed = probe_path(path, True, &probe)
     if probed < 0:
         return walk_error(probed)
     try:
-        if au_statx_call(probed, b"", mask, wanted, &probe) < 0 or not S_ISREG(probe.stx_mode):
+        if not S_ISREG(probe.stx_mode):
             return _MISS
         fs_type, now, local = mount_facts(probed, &probe)
         if not local and not (now == _NOW_RESIDENT and (flags & O_ACCMODE) == O_RDONLY):
             return _MISS
+        memset(&how, 0, sizeof(how))
         how.flags = <uint64_t>(flags | O_NONBLOCK | O_CLOEXEC)
+        how.resolve = AU_RESOLVE_CACHED
         fd = au_openat2(AT_FDCWD, path, &how)
         if fd < 0:
             return walk_error(fd)
@@ -1377,6 +1389,171 @@ def open_now(bytes path, int flags, Meter meter):
         au_close(probed)
 
 
+# -- facts about a path -----------------------------------------------------------------------
+
+cdef enum:
+    _STAT_FIELDS_MAX = 32
+    _STAT_TIMES = 10        # of the names below: behind the plain numbers
+    _STAT_SECONDS = 7       # whole seconds are fields without a name
+
+# The fields of an os.stat_result.  Where each one sits is asked of the type: Python may add some.
+cdef tuple STAT_NAMES = (
+    "st_mode", "st_ino", "st_dev", "st_nlink", "st_uid", "st_gid", "st_size", "st_blksize",
+    "st_blocks", "st_rdev", "st_atime", "st_mtime", "st_ctime", "st_atime_ns", "st_mtime_ns",
+    "st_ctime_ns",
+)
+cdef Py_ssize_t STAT_AT[16]
+cdef Py_ssize_t STAT_FIELDS = 0
+cdef object STAT_TYPE = None
+
+
+cdef int learn_stat_result() except -1:
+    global STAT_FIELDS, STAT_TYPE
+    import os
+    STAT_FIELDS = os.stat_result.n_fields
+    if STAT_FIELDS > _STAT_FIELDS_MAX:
+        raise ImportError("os.stat_result has more fields than expected")
+    numbered = os.stat_result(range(STAT_FIELDS))
+    for index, name in enumerate(STAT_NAMES):
+        STAT_AT[index] = getattr(numbered, name)
+    STAT_TYPE = os.stat_result
+    return 0
+
+
+learn_stat_result()
+
+
+cdef object stat_result(au_statx *facts):
+    """What os.stat would answer, with these facts."""
+    cdef au_statx_timestamp times[3]
+    cdef Py_ssize_t index
+    cdef PyObject *fields[_STAT_FIELDS_MAX]
+    for index in range(STAT_FIELDS):
+        fields[index] = NULL
+    times[0], times[1], times[2] = facts.stx_atime, facts.stx_mtime, facts.stx_ctime
+    fields[STAT_AT[0]] = PyLong_FromUnsignedLongLong(facts.stx_mode)
+    fields[STAT_AT[1]] = PyLong_FromUnsignedLongLong(facts.stx_ino)
+    fields[STAT_AT[2]] = PyLong_FromUnsignedLongLong(
+        makedev(facts.stx_dev_major, facts.stx_dev_minor))
+    fields[STAT_AT[3]] = PyLong_FromUnsignedLongLong(facts.stx_nlink)
+    fields[STAT_AT[4]] = PyLong_FromUnsignedLongLong(facts.stx_uid)
+    fields[STAT_AT[5]] = PyLong_FromUnsignedLongLong(facts.stx_gid)
+    fields[STAT_AT[6]] = PyLong_FromUnsignedLongLong(facts.stx_size)
+    fields[STAT_AT[7]] = PyLong_FromUnsignedLongLong(facts.stx_blksize)
+    fields[STAT_AT[8]] = PyLong_FromUnsignedLongLong(facts.stx_blocks)
+    fields[STAT_AT[9]] = PyLong_FromUnsignedLongLong(
+        makedev(facts.stx_rdev_major, facts.stx_rdev_minor))
+    for index in range(3):
+        fields[_STAT_SECONDS + index] = PyLong_FromLongLong(times[index].tv_sec)
+        fields[STAT_AT[_STAT_TIMES + index]] = PyFloat_FromDouble(
+            times[index].tv_sec + 1e-9 * times[index].tv_nsec)
+        fields[STAT_AT[_STAT_TIMES + 3 + index]] = nanoseconds(&times[index])
+    result = PyStructSequence_New(<PyTypeObject *>STAT_TYPE)
+    for index in range(STAT_FIELDS):
+        if fields[index] == NULL:
+            Py_INCREF(None)
+            fields[index] = <PyObject *>None
+        PyStructSequence_SET_ITEM(result, index, fields[index])
+    return result
+
+
+cdef PyObject *nanoseconds(au_statx_timestamp *time) except NULL:
+    if -9000000000 < time.tv_sec < 9000000000:
+        return PyLong_FromLongLong(time.tv_sec * 1000000000 + time.tv_nsec)
+    result = <object>time.tv_sec * 1000000000 + time.tv_nsec
+    Py_INCREF(result)
+    return <PyObject *>result
+
+
+cdef long probe_path(const char *path, bint follow, au_statx *facts) noexcept nogil:
+    """An O_PATH descriptor of what a path names, if the walk is cached, with its facts; or -errno.
+
+    The facts are of the inode in memory: AT_STATX_DONT_SYNC, so a server is not asked.
+    """
+    cdef au_open_how how
+    cdef long fd, result
+    memset(&how, 0, sizeof(how))
+    how.flags = <uint64_t>(O_PATH | O_CLOEXEC | (0 if follow else O_NOFOLLOW))
+    how.resolve = AU_RESOLVE_CACHED
+    fd = au_openat2(AT_FDCWD, path, &how)
+    if fd < 0:
+        return fd
+    result = au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                           AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE, facts)
+    if result < 0:
+        au_close(fd)
+        return -EAGAIN
+    return fd
+
+
+def stat_now(bytes path, bint follow, Meter meter):
+    """os.stat_result of a path on a local file system without sleeping.
+
+    On overlayfs too: the inodes below it are held in memory by its own, but what file system
+    they are on cannot be seen.
+
+    :returns: it; MISS; or an error of the path walk, as `open_now`
+    """
+    cdef au_statx facts
+    cdef long fd
+    if not meter.enabled:
+        return _MISS
+    fd = probe_path(path, follow, &facts)
+    if fd < 0:
+        return walk_error(fd)
+    try:
+        _, now, local = mount_facts(fd, &facts)
+    finally:
+        au_close(fd)
+    if not local and now != _NOW_RESIDENT:
+        return _MISS
+    meter.hits += 1
+    return stat_result(&facts)
+
+
+def read_path_now(bytes path, Meter meter):
+    """All of a regular file on a local file system without sleeping, in one go.
+
+    As `open_now`, but less is checked after the open, since nothing stays open: if the name has
+    moved in between, pread(2) refuses a FIFO, and what else it reads is what the path names now.
+
+    :returns: bytes; MISS; or an error of the path walk, as `open_now`
+    """
+    cdef au_statx facts
+    cdef au_open_how how
+    cdef long probed, fd
+    cdef Py_ssize_t size
+    cdef Handle handle
+    if not meter.enabled:
+        return _MISS
+    probed = probe_path(path, True, &facts)
+    if probed < 0:
+        return walk_error(probed)
+    try:
+        if not S_ISREG(facts.stx_mode) or facts.stx_size >= <uint64_t>meter.inline_max:
+            return _MISS
+        _, now, local = mount_facts(probed, &facts)
+        if now == _NOW_NEVER or not (local or now == _NOW_RESIDENT):
+            return _MISS
+        memset(&how, 0, sizeof(how))
+        how.flags = <uint64_t>(O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+        how.resolve = AU_RESOLVE_CACHED
+        fd = au_openat2(AT_FDCWD, path, &how)
+    finally:
+        au_close(probed)
+    if fd < 0:
+        return walk_error(fd)
+    handle = Handle.__new__(Handle, <int>fd, O_RDONLY, st_mode=facts.stx_mode, now=now, local=True)
+    handle.meter = meter
+    size = <Py_ssize_t>facts.stx_size + 1      # one more, to see the end
+    result = handle.bytes_now(size, 0)
+    au_close(<int>handle.release())
+    if result is None or PyBytes_GET_SIZE(result) == size:
+        return _MISS
+    meter.spend(PyBytes_GET_SIZE(result))
+    return result
+
+
 cdef object walk_error(long error):
     """Errors of the path itself are final; anything else is the next tier's to explain."""
     if error in (-ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG, -EACCES, -EISDIR, -EROFS, -ETXTBSY):
@@ -1391,20 +1568,12 @@ cdef str strerror(long number):
 
 def is_fifo_cached(bytes path):
     """Whether a path whose walk is cached names a FIFO: its open waits for another process."""
-    cdef au_open_how how
     cdef au_statx facts
-    cdef long fd
-    cdef bint answer
-    memset(&how, 0, sizeof(how))
-    how.flags = O_PATH | O_CLOEXEC
-    how.resolve = AU_RESOLVE_CACHED
-    fd = au_openat2(AT_FDCWD, path, &how)
+    cdef long fd = probe_path(path, True, &facts)
     if fd < 0:
         return False
-    answer = au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
-                           AU_STATX_BASIC_STATS, &facts) == 0 and S_ISFIFO(facts.stx_mode)
     au_close(fd)
-    return answer
+    return bool(S_ISFIFO(facts.stx_mode))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1424,6 +1593,7 @@ cdef class Operation:
 
     cdef Handle handle
     cdef object buffer          # bytes being filled, or the path
+    cdef bytes second           # the other path of an operation that has two
     cdef Py_buffer view         # the caller's buffer, if `exported`
     cdef bint exported
     cdef char *data             # where the kernel reads or writes
@@ -1440,6 +1610,7 @@ cdef class Operation:
     cdef bint exact             # go on after a short transfer
     cdef bint force_async
     cdef readonly bint effect           # may change something: never cancelled once started
+    cdef bint names                     # changes a directory: a second time is another thing
     cdef readonly bint cancel_asked
     cdef readonly bint cancelled        # the kernel gave it up because we asked
     cdef readonly bint abandoned        # nobody waits any more
@@ -1500,6 +1671,12 @@ cdef class Operation:
             prep_close(sqe, self.fd)
         elif self.opcode == AU_OP_STATX:
             prep_statx(sqe, self.fd, self.data, self.flags, self.mode, <au_statx *>self.scratch)
+        elif self.second is not None:
+            prep_two_paths(sqe, self.opcode, AT_FDCWD, self.data, PyBytes_AS_STRING(self.second))
+        elif self.opcode == AU_OP_UNLINKAT:
+            prep_unlinkat(sqe, AT_FDCWD, self.data, self.flags)
+        elif self.opcode == AU_OP_MKDIRAT:
+            prep_mkdirat(sqe, AT_FDCWD, self.data, self.mode)
         elif self.opcode == AU_OP_FSYNC:
             prep_fsync(sqe, self.fd, <uint32_t>self.flags)
         elif self.opcode == AU_OP_FTRUNCATE:
@@ -1533,6 +1710,10 @@ cdef class Operation:
         if res == -EINTR and self.opcode == AU_OP_CLOSE:
             self.result = 0         # the descriptor is gone all the same: never again
             return False
+        if self.names and (res == -EINTR or res == -_ERESTARTSYS or res == -_ERESTARTNOINTR
+                           or res == -_ERESTARTNOHAND or res == -_ERESTART_RESTARTBLOCK):
+            self.result = -EINTR    # it may have happened, and not twice
+            return False
         if (res == -ECANCELED or res == -EINTR or res == -_ERESTARTSYS
                 or res == -_ERESTARTNOINTR or res == -_ERESTARTNOHAND
                 or res == -_ERESTART_RESTARTBLOCK):
@@ -1542,7 +1723,7 @@ cdef class Operation:
                 return True if self.wanted() else self.give_up()    # a signal: once more
             # Nobody asked: no worker could be made (a pids limit).  Nothing has happened.
             self.refused = True
-        elif res == -EAGAIN and not self.nonblocking():
+        elif res == -EAGAIN and not self.nonblocking() and not self.names:
             if not self.wanted():
                 return self.give_up()
             if not self.force_async:
@@ -1670,6 +1851,11 @@ cdef class Operation:
         """(st_mode, blksize, size, fs_type, now, local) of a finished statx."""
         self.check_done()
         return facts_tuple(self.fd, <au_statx *>self.scratch)
+
+    def stat_result(self):
+        """os.stat_result of a finished statx."""
+        self.check_done()
+        return stat_result(<au_statx *>self.scratch)
 
     def error(self, filename=None):
         """The OSError of a failed operation."""
@@ -1819,6 +2005,62 @@ def statx_operation(Handle handle):
     operation.flags = AU_AT_EMPTY_PATH
     operation.mode = AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE
     allocate_scratch(operation, sizeof(au_statx))
+    return operation
+
+
+def stat_operation(bytes path, bint follow):
+    """stat(2) or lstat(2) of a path, by a worker (`Operation.stat_result`)."""
+    cdef Operation operation = path_operation(AU_OP_STATX, path)
+    operation.flags = AU_AT_NO_AUTOMOUNT | (0 if follow else AU_AT_SYMLINK_NOFOLLOW)
+    operation.mode = AU_STATX_BASIC_STATS
+    operation.fd = AT_FDCWD
+    operation.effect = operation.names = False
+    allocate_scratch(operation, sizeof(au_statx))
+    return operation
+
+
+def rename_operation(bytes source, bytes target):
+    """rename(2): what `target` names is replaced."""
+    return two_paths_operation(AU_OP_RENAMEAT, source, target)
+
+
+def symlink_operation(bytes content, bytes path):
+    return two_paths_operation(AU_OP_SYMLINKAT, content, path)
+
+
+def link_operation(bytes source, bytes path):
+    """link(2), which does not follow `source` if that is a symlink."""
+    return two_paths_operation(AU_OP_LINKAT, source, path)
+
+
+def unlink_operation(bytes path):
+    return path_operation(AU_OP_UNLINKAT, path)
+
+
+def rmdir_operation(bytes path):
+    cdef Operation operation = path_operation(AU_OP_UNLINKAT, path)
+    operation.flags = AU_AT_REMOVEDIR
+    return operation
+
+
+def mkdir_operation(bytes path, uint32_t mode):
+    cdef Operation operation = path_operation(AU_OP_MKDIRAT, path)
+    operation.mode = mode
+    return operation
+
+
+cdef Operation path_operation(uint8_t opcode, bytes path):
+    """A change of a directory, by a worker, as the kernel does them all."""
+    cdef Operation operation = new_operation(None, opcode)
+    operation.buffer = path
+    operation.data = PyBytes_AS_STRING(path)
+    operation.effect = operation.names = True
+    return operation
+
+
+cdef Operation two_paths_operation(uint8_t opcode, bytes path, bytes second):
+    cdef Operation operation = path_operation(opcode, path)
+    operation.second = second
     return operation
 
 

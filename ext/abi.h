@@ -148,6 +148,11 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_OP_STATX 21
 #define AU_OP_READ 22
 #define AU_OP_WRITE 23
+#define AU_OP_RENAMEAT 35  /* 5.11 */
+#define AU_OP_UNLINKAT 36  /* 5.11 */
+#define AU_OP_MKDIRAT 37   /* 5.15 */
+#define AU_OP_SYMLINKAT 38 /* 5.15 */
+#define AU_OP_LINKAT 39    /* 5.15 */
 #define AU_OP_FTRUNCATE 55 /* 6.9 */
 
 #define AU_FSYNC_DATASYNC (1U << 0)
@@ -155,6 +160,9 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_NOP_INJECT_RESULT (1U << 0)
 
 #define AU_RESOLVE_CACHED 0x20 /* 5.12 */
+#define AU_AT_SYMLINK_NOFOLLOW 0x100
+#define AU_AT_REMOVEDIR 0x200
+#define AU_AT_NO_AUTOMOUNT 0x800
 #define AU_AT_EMPTY_PATH 0x1000
 #define AU_AT_STATX_DONT_SYNC 0x4000
 #define AU_STATX_BASIC_STATS 0x7ffU

@@ -98,10 +98,18 @@ cdef extern from "abi.h" nogil:
     const uint8_t AU_OP_STATX
     const uint8_t AU_OP_READ
     const uint8_t AU_OP_WRITE
+    const uint8_t AU_OP_RENAMEAT
+    const uint8_t AU_OP_UNLINKAT
+    const uint8_t AU_OP_MKDIRAT
+    const uint8_t AU_OP_SYMLINKAT
+    const uint8_t AU_OP_LINKAT
     const uint8_t AU_OP_FTRUNCATE
     const uint32_t AU_FSYNC_DATASYNC
     const uint32_t AU_NOP_INJECT_RESULT
     const uint64_t AU_RESOLVE_CACHED
+    const int AU_AT_SYMLINK_NOFOLLOW
+    const int AU_AT_REMOVEDIR
+    const int AU_AT_NO_AUTOMOUNT
     const int AU_AT_EMPTY_PATH
     const int AU_AT_STATX_DONT_SYNC
     const uint32_t AU_STATX_BASIC_STATS

@@ -4,11 +4,12 @@ The caller keeps what an entry points at (data, path, statx buffer) alive until 
 own completion; the paths could go earlier (IORING_FEAT_SUBMIT_STABLE), but one rule is simpler.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from abi cimport (
-    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_NOP, AU_OP_OPENAT,
-    AU_OP_READ, AU_OP_STATX, AU_OP_WRITE, AU_NOP_INJECT_RESULT, au_sqe, au_statx,
+    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_MKDIRAT, AU_OP_NOP,
+    AU_OP_OPENAT, AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
+    AU_NOP_INJECT_RESULT, au_sqe, au_statx,
 )
 
 
@@ -79,6 +80,37 @@ cdef inline void prep_ftruncate(au_sqe *sqe, int fd, int64_t size) noexcept nogi
     sqe.opcode = AU_OP_FTRUNCATE
     sqe.fd = fd
     sqe.off = <uint64_t>size
+
+
+cdef inline void prep_two_paths(au_sqe *sqe, uint8_t opcode, int dirfd, const char *path,
+                                const char *second) noexcept nogil:
+    """renameat(2) (5.11) and linkat(2) (5.15) without flags, symlinkat(2) (5.15).
+
+    Of a symlink the first path is its target, which no directory belongs to.
+    """
+    sqe.opcode = opcode
+    sqe.fd = dirfd
+    sqe.addr = <uint64_t>path
+    sqe.off = <uint64_t>second
+    if opcode != AU_OP_SYMLINKAT:
+        sqe.len = <uint32_t>dirfd   # of the second path
+
+
+cdef inline void prep_unlinkat(au_sqe *sqe, int dirfd, const char *path, int flags) noexcept nogil:
+    """unlink(2), or rmdir(2) with AT_REMOVEDIR.  5.11."""
+    sqe.opcode = AU_OP_UNLINKAT
+    sqe.fd = dirfd
+    sqe.addr = <uint64_t>path
+    sqe.op_flags = <uint32_t>flags
+
+
+cdef inline void prep_mkdirat(au_sqe *sqe, int dirfd, const char *path,
+                              uint32_t mode) noexcept nogil:
+    """mkdir(2).  5.15."""
+    sqe.opcode = AU_OP_MKDIRAT
+    sqe.fd = dirfd
+    sqe.addr = <uint64_t>path
+    sqe.len = mode
 
 
 cdef inline void prep_cancel(au_sqe *sqe, uint64_t user_data) noexcept nogil:

@@ -20,6 +20,7 @@ from ._runtime import Statistics, statistics
 from ._settings import Settings, configure, current_settings
 
 if TYPE_CHECKING:
+    from ._path import Path
     from ._spooled import SpooledTemporaryFile
     from ._streams import FileReadStream, FileWriteStream
     from ._temporary import (
@@ -40,6 +41,7 @@ __all__ = [
     "FileReadStream",
     "FileWriteStream",
     "NamedTemporaryFile",
+    "Path",
     "Settings",
     "SpooledTemporaryFile",
     "Statistics",
@@ -65,6 +67,7 @@ _LATE = {
     "FileReadStream": "_streams",
     "FileWriteStream": "_streams",
     "NamedTemporaryFile": "_temporary",
+    "Path": "_path",
     "SpooledTemporaryFile": "_spooled",
     "TemporaryDirectory": "_temporary",
     "TemporaryFile": "_temporary",

@@ -25,6 +25,8 @@ __all__ = [
     "plain_attributes",
     "pread_now",
     "read_now",
+    "read_path_now",
+    "stat_now",
 ]
 
 COMPILED = find_spec("anyio_uring._uring") is not None
@@ -173,9 +175,26 @@ def _open_portably(path: bytes, flags: int, meter: Any) -> Any:
     return MISS
 
 
+def _stat_portably(path: bytes, follow: bool, meter: Any) -> Any:
+    return MISS
+
+
+def _read_path_portably(path: bytes, meter: Any) -> Any:
+    return MISS
+
+
 if TYPE_CHECKING or COMPILED:
     from . import _uring
-    from ._uring import Handle, HandleOwner, open_now, plain_attributes, pread_now, read_now
+    from ._uring import (
+        Handle,
+        HandleOwner,
+        open_now,
+        plain_attributes,
+        pread_now,
+        read_now,
+        read_path_now,
+        stat_now,
+    )
 
     _uring.set_classifier(_mounts.classify)
 else:
@@ -185,6 +204,8 @@ else:
     pread_now = _pread_portably
     read_now = _read_portably
     open_now = _open_portably
+    stat_now = _stat_portably
+    read_path_now = _read_path_portably
 
 
 def fd_facts(fd: int) -> tuple[int, int, int, str, int, bool]:

@@ -24,6 +24,7 @@ from ._gate import Gate
 from ._handle import Handle
 from ._host import Host, forget_parent
 from ._ops import FileOps, Pace
+from ._path_ops import PathOps
 from ._settings import Settings, allowed_tiers, current_settings
 
 if TYPE_CHECKING:
@@ -97,6 +98,9 @@ class Runtime:
             _runtimes.add(self)
         itself: Any = ops
         self.threads: ThreadOps = getattr(ops, "threads", itself)
+        self.paths = PathOps(
+            host, self.threads, getattr(ops, "supported", None), getattr(ops, "workers", None)
+        )
         if meter is not None:
             meter.runtime = self
             host.clear = meter.clear

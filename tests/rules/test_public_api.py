@@ -15,6 +15,7 @@ PUBLIC = [
     "FileReadStream",
     "FileWriteStream",
     "NamedTemporaryFile",
+    "Path",
     "Settings",
     "SpooledTemporaryFile",
     "Statistics",

@@ -1,0 +1,148 @@
+"""Directories, entry by entry: read by a thread, many entries in one hop.
+
+The kernel has no asynchronous way to read a directory (getdents(2)).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._runtime import current_runtime
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from anyio import CapacityLimiter
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Few at first, so that whoever looks for one entry does not wait for thousands.
+CHUNK_MIN = 64
+CHUNK_MAX = 1024
+# A search that finds little comes back with what it has.
+CHUNK_SECONDS = 0.02
+# Entries that need no hop are taken so many in a row, then the loop gets its turn.
+TURN_ENTRIES = 256
+
+
+class Listing(Generic[T, R]):
+    """An asynchronous iterator over what a synchronous one gives, which lives in threads.
+
+    At most `CHUNK_MAX` entries are held, and the thread works only while somebody waits, who is
+    not kept by it when he is cancelled.  Dropped or closed, it gives up the rest.
+
+    :param start: makes the synchronous iterator; called by the first hop
+    :param convert: makes of an entry what is handed out
+    :param ahead: False: no entry is looked for before the one before it was handed out
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Iterator[T]],
+        limiter: CapacityLimiter | None,
+        convert: Callable[[T], R],
+        ahead: bool = True,
+    ) -> None:
+        self._start = start
+        self._limiter = limiter
+        self._convert = convert
+        self._source: Iterator[T] | None = None
+        self._chunk: list[T] = []  # the next one last
+        self._size = CHUNK_MIN if ahead else 1
+        self._size_max = CHUNK_MAX if ahead else 1
+        self._error: BaseException | None = None
+        self._ended = False
+        self._taken = 0
+        self._mutex = threading.Lock()
+        self._in_thread = False
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> R:
+        if not self._chunk:
+            await self._fetch()
+            if not self._chunk:
+                raise StopAsyncIteration
+        else:
+            self._taken += 1
+            if not self._taken % TURN_ENTRIES:
+                await current_runtime().host.checkpoint()
+        return self._convert(self._chunk.pop())
+
+    async def _fetch(self) -> None:
+        self._raise_error()
+        if self._given_up():
+            return
+        size, self._size = self._size, min(2 * self._size, self._size_max)
+        next_chunk = partial(self._next, size)
+        chunk = await current_runtime().paths.ask(next_chunk, self._limiter, self._lost)
+        if not chunk:
+            self._raise_error()
+        self._chunk = chunk
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _next(self, size: int) -> list[T]:
+        """In a thread: the next entries, in the order of `_chunk`."""
+        with self._mutex:
+            if self._closed or self._in_thread:
+                return []
+            self._in_thread = True
+        chunk: list[T] = []
+        end = time.monotonic() + CHUNK_SECONDS
+        try:
+            if self._source is None:
+                self._source = self._start()
+            for entry in self._source:
+                chunk.append(entry)
+                if len(chunk) >= size or (not len(chunk) % 8 and time.monotonic() > end):
+                    break
+            else:
+                self._ended = True
+        except Exception as error:  # noqa: BLE001  # raised behind the entries before it
+            self._error = error
+            self._ended = True
+        with self._mutex:
+            self._in_thread = False
+            if self._given_up():
+                self._close_source()
+        chunk.reverse()
+        return chunk
+
+    def _given_up(self) -> bool:
+        return self._closed or self._ended
+
+    def _lost(self, chunk: list[T]) -> None:
+        """Nobody has waited for these, and what is behind them is of no use without them."""
+        self.close()
+
+    def close(self) -> None:
+        """Give up the rest."""
+        with self._mutex:
+            self._closed = True
+            if not self._in_thread:
+                self._close_source()
+
+    async def aclose(self) -> None:
+        """As `close`, which waits for nothing."""
+        self._chunk = []
+        self.close()
+
+    def _close_source(self) -> None:
+        close: Any = getattr(self._source, "close", None)
+        self._source = None
+        if close is not None:
+            close()
+
+    def __del__(self) -> None:
+        self.close()

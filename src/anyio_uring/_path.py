@@ -1,0 +1,391 @@
+"""`Path`: AnyIO's, with the kernel doing the work."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from errno import EBADF, ELOOP, ENOENT, ENOTDIR
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import anyio
+
+from ._listing import Listing
+from ._open import open_file
+from ._runtime import Runtime, current_runtime
+from ._whole import decoded, facts, read_whole
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from _typeshed import OpenBinaryMode, OpenTextMode, ReadableBuffer
+
+    from ._file import AsyncFile
+
+T = TypeVar("T")
+
+# What `pathlib` takes for "there is no such thing"; newer versions ask `os.path`, and take all.
+ABSENT = frozenset({ENOENT, ENOTDIR, EBADF, ELOOP})
+
+
+def is_absence(error: OSError) -> bool:
+    """Whether the predicates of this Python's `pathlib` answer False to an error."""
+    if sys.version_info >= (3, 14):
+        return True
+    return error.errno in ABSENT or getattr(error, "winerror", None) in {21, 123, 1921}
+
+
+class Path(anyio.Path):
+    """A path in the file system, as :class:`anyio.Path`, of which it is a subclass.
+
+    What only asks (`stat`, `exists`, `is_dir`, ...) and whole files (`read_bytes`, `read_text`)
+    come from memory without a turn of the loop if they are there; otherwise, and for all that
+    changes a directory, the kernel's io_uring is asked.  What it does not offer goes to a thread,
+    as with AnyIO: lists of directories many entries at a time, everything else as one job.
+
+    :param args: segments, as :class:`pathlib.Path` takes them
+    :param limiter: for the worker threads that this path, paths made of it and files opened by
+        it may need; AnyIO's default one if not given
+    :raises TypeError: another type of segment or limiter
+
+    >>> import anyio, anyio_uring
+    >>> async def main():
+    ...     path = anyio_uring.Path("/etc") / "passwd"
+    ...     return (await path.read_bytes())[:4], await path.is_file()
+    >>> anyio.run(main)
+    (b'root', True)
+    """
+
+    __slots__ = ()
+
+    # -- questions --------------------------------------------------------------------------------
+
+    async def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """As :meth:`pathlib.Path.stat`.
+
+        :raises OSError: as stat(2), with errno and file name
+
+        >>> import anyio, anyio_uring
+        >>> async def main():
+        ...     return (await anyio_uring.Path("/etc/passwd").stat()).st_size > 0
+        >>> anyio.run(main)
+        True
+        """
+        return await facts(str(self._path), follow_symlinks, self._limiter)
+
+    async def lstat(self) -> os.stat_result:
+        """As :meth:`pathlib.Path.lstat`: of a symlink itself."""
+        return await facts(str(self._path), False, self._limiter)
+
+    async def exists(self, *, follow_symlinks: bool = True) -> bool:
+        """As :meth:`pathlib.Path.exists`; `follow_symlinks` also where Python has it not yet."""
+        return await self._is(lambda mode: True, follow_symlinks)
+
+    async def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        """As :meth:`pathlib.Path.is_dir`."""
+        return await self._is(stat.S_ISDIR, follow_symlinks)
+
+    async def is_file(self, *, follow_symlinks: bool = True) -> bool:
+        """As :meth:`pathlib.Path.is_file`."""
+        return await self._is(stat.S_ISREG, follow_symlinks)
+
+    async def is_symlink(self) -> bool:
+        """As :meth:`pathlib.Path.is_symlink`."""
+        return await self._is(stat.S_ISLNK, False)
+
+    async def is_socket(self) -> bool:
+        """As :meth:`pathlib.Path.is_socket`."""
+        return await self._is(stat.S_ISSOCK)
+
+    async def is_fifo(self) -> bool:
+        """As :meth:`pathlib.Path.is_fifo`."""
+        return await self._is(stat.S_ISFIFO)
+
+    async def is_block_device(self) -> bool:
+        """As :meth:`pathlib.Path.is_block_device`."""
+        return await self._is(stat.S_ISBLK)
+
+    async def is_char_device(self) -> bool:
+        """As :meth:`pathlib.Path.is_char_device`."""
+        return await self._is(stat.S_ISCHR)
+
+    async def _is(self, kind: Callable[[int], bool], follow: bool = True) -> bool:
+        try:
+            return kind((await facts(str(self._path), follow, self._limiter)).st_mode)
+        except OSError as error:
+            if is_absence(error):
+                return False
+            raise
+        except ValueError:
+            return False  # a name that no file can have
+
+    async def samefile(self, other_path: str | os.PathLike[str]) -> bool:
+        """As :meth:`pathlib.Path.samefile`.
+
+        :raises OSError: one of the two cannot be asked
+        """
+        mine = await self.stat()
+        other = await facts(os.fspath(other_path), True, self._limiter)
+        return os.path.samestat(mine, other)
+
+    # -- files ------------------------------------------------------------------------------------
+
+    @overload
+    async def open(
+        self,
+        mode: OpenBinaryMode,
+        buffering: int = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+    ) -> AsyncFile[bytes]: ...
+
+    @overload
+    async def open(
+        self,
+        mode: OpenTextMode = ...,
+        buffering: int = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+    ) -> AsyncFile[str]: ...
+
+    @overload
+    async def open(
+        self,
+        mode: str,
+        buffering: int = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+    ) -> AsyncFile[Any]: ...
+
+    async def open(
+        self,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> AsyncFile[Any]:
+        """Open the file, as :func:`anyio_uring.open_file`."""
+        if "b" not in mode:
+            encoding = io.text_encoding(encoding)
+        limiter = self._limiter
+        return await open_file(
+            str(self._path), mode, buffering, encoding, errors, newline, limiter=limiter
+        )
+
+    async def read_bytes(self) -> bytes:
+        """All bytes of the file, in one job.
+
+        :raises OSError: as :func:`open` and read(2)
+        """
+        return await read_whole(str(self._path), self._limiter)
+
+    async def read_text(
+        self,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> str:
+        """All text of the file, in one job; `newline` also where Python has it not yet.
+
+        :raises UnicodeError: it is none in this encoding
+        """
+        encoding = io.text_encoding(encoding)
+        data = await read_whole(str(self._path), self._limiter)
+        return await decoded(current_runtime(), data, encoding, errors, newline, self._limiter)
+
+    async def write_bytes(self, data: ReadableBuffer) -> int:
+        """Make this the whole content of the file, in one job of a thread: once begun, it is not
+        cancelled.  Returns the number of bytes.
+        """
+        return await self._do(partial(self._path.write_bytes, data))
+
+    async def write_text(
+        self,
+        data: str,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> int:
+        """As `write_bytes`, for text.  Returns the number of characters.
+
+        :raises TypeError: `data` is no string
+        """
+        encoding = io.text_encoding(encoding)
+        return await self._do(partial(self._path.write_text, data, encoding, errors, newline))
+
+    async def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
+        """As :meth:`pathlib.Path.touch`."""
+        await self._do(partial(self._path.touch, mode, exist_ok))
+
+    async def _do(self, function: Callable[[], T]) -> T:
+        """One job in a thread that may change something."""
+        runtime = await _begin()
+        return await runtime.paths.do(function, self._limiter)
+
+    # -- changes of directories -------------------------------------------------------------------
+
+    async def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """As :meth:`pathlib.Path.mkdir`."""
+        if parents:
+            await self._do(partial(self._path.mkdir, mode, parents, exist_ok))
+            return
+        runtime = await _begin()
+        try:
+            await runtime.paths.mkdir(str(self._path), mode, self._limiter)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            # Another error than EEXIST may come first: the file system can be read-only
+            if not exist_ok or not await self.is_dir():
+                raise
+
+    async def rmdir(self) -> None:
+        """As :meth:`pathlib.Path.rmdir`."""
+        runtime = await _begin()
+        await runtime.paths.rmdir(str(self._path), self._limiter)
+
+    async def unlink(self, missing_ok: bool = False) -> None:
+        """As :meth:`pathlib.Path.unlink`."""
+        runtime = await _begin()
+        try:
+            await runtime.paths.unlink(str(self._path), self._limiter)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    async def rename(self, target: str | pathlib.PurePath | anyio.Path) -> Self:
+        """As :meth:`pathlib.Path.rename`; returns the new path.
+
+        :raises OSError: as rename(2), with both file names
+        """
+        runtime = await _begin()
+        await runtime.paths.rename(str(self._path), os.fspath(target), self._limiter)
+        return type(self)(target, limiter=self._limiter)
+
+    async def replace(self, target: str | pathlib.PurePath | anyio.Path) -> Self:
+        """As :meth:`pathlib.Path.replace`; returns the new path."""
+        if os.name == "posix":
+            return await self.rename(target)
+        return await super().replace(target)
+
+    async def symlink_to(
+        self,
+        target: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        target_is_directory: bool = False,
+    ) -> None:
+        """As :meth:`pathlib.Path.symlink_to`: this becomes a symlink to `target`."""
+        if os.name != "posix":
+            await super().symlink_to(target, target_is_directory)
+            return
+        runtime = await _begin()
+        await runtime.paths.symlink(os.fspath(target), str(self._path), self._limiter)
+
+    async def hardlink_to(
+        self, target: str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    ) -> None:
+        """As :meth:`pathlib.Path.hardlink_to`: this becomes another name of `target`."""
+        runtime = await _begin()
+        await runtime.paths.link(os.fspath(target), str(self._path), self._limiter)
+
+    # -- lists ------------------------------------------------------------------------------------
+
+    async def iterdir(self) -> AsyncIterator[Self]:
+        """As :meth:`pathlib.Path.iterdir`; a thread reads many entries in one go, and at most about
+        a thousand are held.
+
+        :raises OSError: at the first step, or where the directory cannot be read on
+        """
+        listing = Listing(self._path.iterdir, self._limiter, self._child)
+        try:
+            async for path in listing:
+                yield path
+        finally:
+            listing.close()
+
+    if sys.version_info >= (3, 13):
+
+        def glob(  # type: ignore[misc]
+            self,
+            pattern: str | os.PathLike[str],
+            *,
+            case_sensitive: bool | None = None,
+            recurse_symlinks: bool = False,
+        ) -> AsyncIterator[Self]:
+            """As :meth:`pathlib.Path.glob`; a thread looks for many matches in one go."""
+            options = {"case_sensitive": case_sensitive, "recurse_symlinks": recurse_symlinks}
+            return self._found(partial(self._path.glob, os.fspath(pattern), **options))
+
+        def rglob(  # type: ignore[misc]
+            self,
+            pattern: str | os.PathLike[str],
+            *,
+            case_sensitive: bool | None = None,
+            recurse_symlinks: bool = False,
+        ) -> AsyncIterator[Self]:
+            """As :meth:`pathlib.Path.rglob`; a thread looks for many matches in one go."""
+            options = {"case_sensitive": case_sensitive, "recurse_symlinks": recurse_symlinks}
+            return self._found(partial(self._path.rglob, os.fspath(pattern), **options))
+
+    elif sys.version_info >= (3, 12):
+
+        def glob(self, pattern: str, *, case_sensitive: bool | None = None) -> AsyncIterator[Self]:
+            """As :meth:`pathlib.Path.glob`; a thread looks for many matches in one go."""
+            return self._found(partial(self._path.glob, pattern, case_sensitive=case_sensitive))
+
+        def rglob(self, pattern: str, *, case_sensitive: bool | None = None) -> AsyncIterator[Self]:
+            """As :meth:`pathlib.Path.rglob`; a thread looks for many matches in one go."""
+            return self._found(partial(self._path.rglob, pattern, case_sensitive=case_sensitive))
+
+    else:
+
+        def glob(self, pattern: str) -> AsyncIterator[Self]:
+            """As :meth:`pathlib.Path.glob`; a thread looks for many matches in one go."""
+            return self._found(partial(self._path.glob, pattern))
+
+        def rglob(self, pattern: str) -> AsyncIterator[Self]:
+            """As :meth:`pathlib.Path.rglob`; a thread looks for many matches in one go."""
+            return self._found(partial(self._path.rglob, pattern))
+
+    def _found(self, search: Callable[[], Iterator[pathlib.Path]]) -> AsyncIterator[Self]:
+        return Listing(search, self._limiter, self._child)
+
+    def _child(self, path: pathlib.Path) -> Self:
+        return type(self)(path, limiter=self._limiter)
+
+    if sys.version_info >= (3, 12):
+
+        async def walk(
+            self,
+            top_down: bool = True,
+            on_error: Callable[[OSError], object] | None = None,
+            follow_symlinks: bool = False,
+        ) -> AsyncIterator[tuple[Self, list[str], list[str]]]:
+            """As :meth:`pathlib.Path.walk`, one hop to a thread for each directory: until then its
+            parent's list of directories can be changed.  From the bottom up, many in one hop.
+            """
+            walk = partial(self._path.walk, top_down, on_error, follow_symlinks)
+            listing = Listing(walk, self._limiter, _itself, ahead=not top_down)
+            try:
+                async for root, directories, files in listing:
+                    yield self._child(root), directories, files
+            finally:
+                listing.close()
+
+
+async def _begin() -> Runtime:
+    """Before any effect: cancelled?  The runtime."""
+    runtime = current_runtime()
+    await runtime.gate.admit()
+    return runtime
+
+
+def _itself(entry: Any) -> Any:
+    return entry

@@ -1,0 +1,93 @@
+"""Whole jobs on one path: what it is, and all that is in it."""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ._errors import os_error
+from ._handle import read_path_now, stat_now
+from ._open import OPEN_COST_BYTES, WALK_ERROR_BASE, open_file
+from ._runtime import Runtime, current_runtime
+
+if TYPE_CHECKING:
+    from anyio import CapacityLimiter
+
+    from ._path_ops import AnyPath
+
+# A walk to the file and one system call or two: as much time as copying so many bytes.
+STAT_COST_BYTES = 8 << 10
+# Decoding more than this holds the loop up for milliseconds: a thread does it.
+DECODE_MAX = 1 << 20
+
+
+async def facts(path: AnyPath, follow: bool, limiter: CapacityLimiter | None) -> os.stat_result:
+    """As `os.stat`: from memory if that is certain not to wait."""
+    runtime = current_runtime()
+    meter = runtime.meter
+    if meter is None or not meter.admits(STAT_COST_BYTES):
+        await runtime.gate.admit(STAT_COST_BYTES)
+    if meter is not None:
+        found = stat_now(_encoded(path), follow, meter)
+        if not isinstance(found, int):
+            return found
+        if found <= WALK_ERROR_BASE:
+            raise os_error(WALK_ERROR_BASE - found, path)
+    return await runtime.paths.stat(path, follow, limiter)
+
+
+async def read_whole(path: AnyPath, limiter: CapacityLimiter | None) -> bytes:
+    """All bytes of a file."""
+    runtime = current_runtime()
+    meter = runtime.meter
+    if meter is None or not meter.admits(OPEN_COST_BYTES):
+        await runtime.gate.admit(OPEN_COST_BYTES)
+    if meter is not None:
+        found = read_path_now(_encoded(path), meter)
+        if isinstance(found, bytes):
+            return found
+        if found <= WALK_ERROR_BASE:
+            raise os_error(WALK_ERROR_BASE - found, path)
+    return await read_waiting(runtime, path, limiter)
+
+
+async def read_waiting(runtime: Runtime, path: AnyPath, limiter: CapacityLimiter | None) -> bytes:
+    """All bytes of a file that are not in memory, as far as can be seen."""
+    if runtime.ops is runtime.threads:
+        return await runtime.paths.do(partial(_read, path), limiter)
+    async with await open_file(path, "rb", 0, limiter=limiter) as file:
+        data: bytes = await file.readall()
+        return data
+
+
+def _read(path: AnyPath) -> bytes:
+    with open(path, "rb", 0) as file:
+        return file.readall()
+
+
+async def decoded(
+    runtime: Runtime,
+    data: bytes,
+    encoding: str,
+    errors: str | None,
+    newline: str | None,
+    limiter: CapacityLimiter | None,
+) -> str:
+    """The text that a text file with this content has."""
+    decode = partial(_decode, data, encoding, errors, newline)
+    if len(data) <= DECODE_MAX:
+        return decode()
+    return await runtime.paths.do(decode, limiter)
+
+
+def _decode(data: bytes, encoding: str, errors: str | None, newline: str | None) -> str:
+    return io.TextIOWrapper(io.BytesIO(data), encoding, errors, newline).read()
+
+
+def _encoded(path: AnyPath) -> bytes:
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise ValueError("embedded null byte")
+    return encoded
