@@ -20,7 +20,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_FindChar, PyUnicode_GET_LENGTH, PyUnicode_Substring
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove, memset
 
 from abi cimport (
@@ -40,8 +40,8 @@ from abi cimport (
 )
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
-    au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_openat2, au_pread,
-    au_preadv2, au_register, au_resident, au_setup, au_statx_call, au_thread,
+    au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat2,
+    au_pread, au_preadv2, au_register, au_resident, au_setup, au_statx_call, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
@@ -106,6 +106,7 @@ cdef extern from "sys/sysmacros.h" nogil:
     uint64_t makedev(unsigned int major, unsigned int minor)
 
 cdef extern from "sys/stat.h" nogil:
+    bint S_ISDIR(uint32_t mode)
     bint S_ISREG(uint32_t mode)
     bint S_ISFIFO(uint32_t mode)
 
@@ -1574,6 +1575,153 @@ def is_fifo_cached(bytes path):
         return False
     au_close(fd)
     return bool(S_ISFIFO(facts.stx_mode))
+
+
+# ---------------------------------------------------------------------------------------------
+# Many paths in a worker thread, without the interpreter's lock
+# ---------------------------------------------------------------------------------------------
+
+cdef enum:
+    _READ_STEP = 64 << 10
+
+
+cdef const char **c_paths(list paths) except NULL:
+    """The paths as the kernel wants them; the list must stay as it is meanwhile."""
+    cdef Py_ssize_t index, count = len(paths)
+    cdef const char **result = <const char **>malloc((count + 1) * sizeof(char *))
+    if result == NULL:
+        raise MemoryError
+    for index in range(count):
+        result[index] = PyBytes_AS_STRING(<bytes?>paths[index])
+    return result
+
+
+def stat_many(list paths not None, bint follow):
+    """For each path an os.stat_result or -errno.  May sleep: for a worker thread."""
+    cdef Py_ssize_t index, count = len(paths)
+    cdef int flags = AU_AT_NO_AUTOMOUNT | (0 if follow else AU_AT_SYMLINK_NOFOLLOW)
+    cdef const char **names = c_paths(paths)
+    cdef au_statx *facts = <au_statx *>malloc((count + 1) * sizeof(au_statx))
+    cdef long *outcomes = <long *>malloc((count + 1) * sizeof(long))
+    cdef list results = []
+    try:
+        if facts == NULL or outcomes == NULL:
+            raise MemoryError
+        with nogil:
+            for index in range(count):
+                outcomes[index] = au_statx_call(AT_FDCWD, names[index], flags,
+                                                AU_STATX_BASIC_STATS, &facts[index])
+        for index in range(count):
+            results.append(outcomes[index] if outcomes[index] else stat_result(&facts[index]))
+        return results
+    finally:
+        free(names)
+        free(facts)
+        free(outcomes)
+
+
+cdef struct Content:
+    long outcome        # bytes; -errno; or, if `special`, a descriptor
+    bint special        # not a regular file
+    bint skipped        # for another way: too big, or a lease is in it
+    bint full           # it does not fit behind the others
+    size_t start        # in the common memory
+
+
+cdef struct Contents:
+    char *memory
+    size_t size, used, limit
+
+
+cdef bint make_room(Contents *all, size_t size) noexcept nogil:
+    """Room for so many bytes more; False if that is beyond the limit, or there is no memory."""
+    cdef size_t wanted = all.used + size
+    cdef char *memory
+    if wanted <= all.size:
+        return True
+    if wanted > all.limit:
+        return False
+    wanted = min(max(wanted, 2 * all.size), all.limit)
+    memory = <char *>realloc(all.memory, wanted)
+    if memory == NULL:
+        return False
+    all.memory = memory
+    all.size = wanted
+    return True
+
+
+cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil:
+    """All of a regular file.
+
+    Opened with O_NONBLOCK, which says nothing to a regular file: a FIFO does not make the files
+    behind it wait for its writer, and is opened but once.  pread(2) refuses FIFOs and terminals, so
+    what it answers with bytes need not be asked for its kind.
+    """
+    cdef au_statx facts
+    cdef long count, fd = au_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    one.outcome, one.special, one.skipped, one.full, one.start = fd, False, False, False, all.used
+    if fd < 0:
+        one.skipped = fd == -EAGAIN     # a lease
+        return
+    while True:
+        if all.size - all.used < _READ_STEP and not make_room(all, _READ_STEP):
+            one.full = one.start > 0
+            one.skipped = not one.full
+            break
+        count = au_pread(fd, all.memory + all.used, all.size - all.used, all.used - one.start)
+        if count > 0:
+            all.used += count   # short or not, the end is where nothing comes any more
+        elif count != -EINTR:
+            one.outcome = count if count < 0 else <long>(all.used - one.start)
+            break
+    if (one.outcome <= 0 and not one.skipped and not one.full and
+            au_statx_call(fd, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, &facts) == 0 and
+            not S_ISREG(facts.stx_mode) and not S_ISDIR(facts.stx_mode)):
+        one.special = True
+        one.outcome = fd
+        return
+    if one.skipped or one.full or one.outcome < 0:
+        all.used = one.start
+    au_close(fd)
+
+
+def read_many(list paths not None, size_t limit):
+    """For each path its bytes; -errno; or a tuple.  May sleep: for a worker thread.
+
+    The tuple is ``(fd,)`` for what is no regular file, opened with O_NONBLOCK, now the caller's;
+    or ``()`` for a file of about `limit` bytes or more.  Ends early, but not before the first,
+    where the next file would make it more than `limit` bytes.
+    """
+    cdef Py_ssize_t index, count = len(paths)
+    cdef const char **names = c_paths(paths)
+    cdef Content *found = <Content *>malloc((count + 1) * sizeof(Content))
+    cdef Contents all
+    cdef list results = []
+    all.memory, all.size, all.used, all.limit = NULL, 0, 0, limit
+    try:
+        if found == NULL:
+            raise MemoryError
+        with nogil:
+            for index in range(count):
+                read_one(names[index], &all, &found[index])
+                if found[index].full:
+                    count = index
+                    break
+        for index in range(count):
+            if found[index].skipped:
+                results.append(())
+            elif found[index].special:
+                results.append((found[index].outcome,))
+            elif found[index].outcome < 0:
+                results.append(found[index].outcome)
+            else:
+                results.append(PyBytes_FromStringAndSize(all.memory + found[index].start,
+                                                         found[index].outcome))
+        return results
+    finally:
+        free(names)
+        free(found)
+        free(all.memory)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -49,6 +49,11 @@ static inline long au_register(int fd, uint32_t opcode, void *arg, uint32_t coun
     return au_result(syscall(SYS_io_uring_register, fd, opcode, arg, count));
 }
 
+static inline long au_open(const char *path, int flags)
+{
+    return au_result(open(path, flags));
+}
+
 static inline long au_openat2(int dirfd, const char *path, struct au_open_how *how)
 {
     return au_result(syscall(SYS_openat2, dirfd, path, how, sizeof(*how)));

@@ -20,6 +20,7 @@ from ._runtime import Statistics, statistics
 from ._settings import Settings, configure, current_settings
 
 if TYPE_CHECKING:
+    from ._batch import iter_files, read_files, stat_files
     from ._path import Path
     from ._spooled import SpooledTemporaryFile
     from ._streams import FileReadStream, FileWriteStream
@@ -54,9 +55,12 @@ __all__ = [
     "driver_info",
     "gettempdir",
     "gettempdirb",
+    "iter_files",
     "mkdtemp",
     "mkstemp",
     "open_file",
+    "read_files",
+    "stat_files",
     "statistics",
     "wrap_file",
 ]
@@ -73,8 +77,11 @@ _LATE = {
     "TemporaryFile": "_temporary",
     "gettempdir": "_temporary",
     "gettempdirb": "_temporary",
+    "iter_files": "_batch",
     "mkdtemp": "_temporary",
     "mkstemp": "_temporary",
+    "read_files": "_batch",
+    "stat_files": "_batch",
 }
 
 

@@ -28,9 +28,12 @@ PUBLIC = [
     "driver_info",
     "gettempdir",
     "gettempdirb",
+    "iter_files",
     "mkdtemp",
     "mkstemp",
     "open_file",
+    "read_files",
+    "stat_files",
     "statistics",
     "wrap_file",
 ]

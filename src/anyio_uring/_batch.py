@@ -1,0 +1,404 @@
+"""Many files in one await.
+
+Small files cost so little each that what is done for each one decides: no task, no operation of
+the ring and no turn of the loop is worth its price.  So worker threads do them by the chunk, in
+compiled code that lets the interpreter go on meanwhile; several at once, which is what a cold disk
+and more than one processor want.  What is not small goes its own way, as `Path.read_bytes` does.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+
+import anyio
+
+from ._chunks import Left, read_chunk, stat_chunk
+from ._open import open_file
+from ._runtime import Runtime, current_runtime
+from ._whole import read_waiting
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from _typeshed import StrOrBytesPath
+
+    from ._path_ops import AnyPath
+
+P = TypeVar("P", bound="StrOrBytesPath")
+T = TypeVar("T")
+
+# Files in one hop to a thread: worth several times the hop, and little to wait for.
+CHUNK_FILES = 128
+# Bytes that one hop brings at most; a bigger file goes by itself.
+CHUNK_BYTES = 4 << 20
+# Chunks on their way at once: as many as a disk can use, so few that they need few threads.
+CHUNKS_MAX = 8
+# Less ahead than this is not worth a name.
+AHEAD_MIN = 64 << 10
+
+
+@overload
+async def stat_files(
+    paths: Iterable[StrOrBytesPath],
+    *,
+    follow_symlinks: bool = ...,
+    return_exceptions: Literal[False] = ...,
+) -> list[os.stat_result]: ...
+
+
+@overload
+async def stat_files(
+    paths: Iterable[StrOrBytesPath], *, follow_symlinks: bool = ..., return_exceptions: bool
+) -> list[os.stat_result | OSError]: ...
+
+
+async def stat_files(
+    paths: Iterable[StrOrBytesPath],
+    *,
+    follow_symlinks: bool = True,
+    return_exceptions: bool = False,
+) -> list[Any]:
+    """What `os.stat` says of each path, in the order of the paths.
+
+    Served by worker threads, many paths in one hop, whatever the driver.
+
+    :param follow_symlinks: False: of symlinks themselves, as `os.lstat`
+    :param return_exceptions: an OSError sits in the place of its result; else the first failure
+        gives up the rest and is raised
+    :raises OSError: as stat(2); its file name says which
+    :raises TypeError: something that is no path; nothing has been asked then
+
+    >>> import anyio, anyio_uring
+    >>> async def main():
+    ...     found = await anyio_uring.stat_files(["/etc", "/nowhere"], return_exceptions=True)
+    ...     return [type(result).__name__ for result in found]
+    >>> anyio.run(main)
+    ['stat_result', 'FileNotFoundError']
+    """
+    names = _names(paths)
+    runtime = await _begin()
+    results: list[Any] = [None] * len(names)
+
+    async def ask(start: int) -> None:
+        part = names[start : start + CHUNK_FILES]
+        found = await runtime.paths.ask(partial(stat_chunk, part, follow_symlinks), None)
+        results[start : start + len(part)] = found
+        if not return_exceptions:
+            _raise_first(found)
+
+    await _all(ask, range(0, len(names), CHUNK_FILES))
+    return results
+
+
+@overload
+async def read_files(
+    paths: Iterable[StrOrBytesPath], *, return_exceptions: Literal[False] = ...
+) -> list[bytes]: ...
+
+
+@overload
+async def read_files(
+    paths: Iterable[StrOrBytesPath], *, return_exceptions: bool
+) -> list[bytes | OSError]: ...
+
+
+async def read_files(
+    paths: Iterable[StrOrBytesPath], *, return_exceptions: bool = False
+) -> list[Any]:
+    """All bytes of each file, in the order of the paths.
+
+    All of them are in memory at the end; `iter_files` bounds that.  Small files are read by worker
+    threads, many in one hop, whatever the driver; bigger ones as `Path.read_bytes` does.
+
+    :param return_exceptions: an OSError sits in the place of its result; else the first failure
+        gives up the rest and is raised
+    :raises OSError: as open(2) and read(2); its file name says which
+    :raises TypeError: something that is no path; nothing has been read then
+
+    >>> import anyio, anyio_uring
+    >>> async def main():
+    ...     return [data[:4] for data in await anyio_uring.read_files(["/etc/passwd"] * 2)]
+    >>> anyio.run(main)
+    [b'root', b'root']
+    """
+    names = _names(paths)
+    runtime = await _begin()
+    results: list[Any] = [None] * len(names)
+
+    async def read(start: int) -> None:
+        part = names[start : start + CHUNK_FILES]
+        found = await _read_part(runtime, part)
+        results[start : start + len(part)] = found
+        if not return_exceptions:
+            _raise_first(found)
+
+    await _all(read, range(0, len(names), CHUNK_FILES))
+    return results
+
+
+async def _begin() -> Runtime:
+    runtime = current_runtime()
+    await runtime.gate.admit()
+    return runtime
+
+
+def _names(paths: Iterable[StrOrBytesPath]) -> list[AnyPath]:
+    """The paths as `os` takes them, after the checks that need no kernel."""
+    return [_name(path) for path in paths]
+
+
+def _name(path: StrOrBytesPath) -> AnyPath:
+    name = os.fspath(path)
+    if ("\0" if isinstance(name, str) else b"\0") in name:  # type: ignore[operator]
+        raise ValueError("embedded null byte")
+    return name
+
+
+def _raise_first(found: list[Any]) -> None:
+    for result in found:
+        if isinstance(result, OSError):
+            raise result
+
+
+async def _all(function: Callable[[int], Any], arguments: Iterable[int]) -> None:
+    """Call it with each argument, `CHUNKS_MAX` at once; the first failure is raised bare."""
+    failures: list[Exception] = []
+    waiting = iter(arguments)
+
+    async def work() -> None:
+        try:
+            for argument in waiting:
+                await function(argument)
+        except Exception as error:  # noqa: BLE001  # raised below, without a group around it
+            failures.append(error)
+            group.cancel_scope.cancel()
+
+    count = min(CHUNKS_MAX, len(arguments)) if isinstance(arguments, range) else CHUNKS_MAX
+    async with anyio.create_task_group() as group:
+        for _ in range(count):
+            group.start_soon(work)
+    if failures:
+        raise failures[0]
+
+
+async def _read_part(runtime: Runtime, names: list[AnyPath]) -> list[Any]:
+    """The content of each file, or its OSError."""
+    results: list[Any] = []
+    while len(results) < len(names):
+        read = partial(read_chunk, names[len(results) :], CHUNK_BYTES)
+        found: list[Any] = await runtime.paths.ask(read, None, close_left)
+        try:
+            for index, result in enumerate(found):
+                if isinstance(result, Left):
+                    found[index] = None
+                    try:
+                        name = names[len(results) + index]
+                        found[index] = await _read_left(runtime, name, result.fd)
+                    except OSError as error:
+                        found[index] = error
+        except BaseException:
+            close_left(found)
+            raise
+        results += found
+    return results
+
+
+async def _read_left(runtime: Runtime, name: AnyPath, fd: int) -> bytes:
+    """What was not for a chunk: too big, or no regular file."""
+    if fd == -1:
+        return await read_waiting(runtime, name, None)
+    file = None
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            await anyio.wait_readable(fd)  # until a writer has come: before that it has ended
+        os.set_blocking(fd, True)
+        file = await open_file(fd, "rb", 0)
+        async with file:
+            data: bytes = await file.readall()
+        return data
+    except OSError as error:
+        error.filename = name
+        raise
+    finally:
+        if file is None:
+            os.close(fd)
+
+
+def close_left(found: Iterable[Any]) -> None:
+    for result in found:
+        if isinstance(result, Left) and result.fd != -1:
+            os.close(result.fd)
+
+
+def iter_files(
+    paths: Iterable[P], *, ordered: bool = True, bytes_ahead_max: int = 64 << 20
+) -> AbstractAsyncContextManager[AsyncIterator[tuple[P, bytes]]]:
+    """Read files one after the other, and small ones ahead: each path with all bytes of its file.
+
+    A context manager that gives the iterator.  Leaving the block, in whatever way, cancels what is
+    on its way and waits for its end.
+
+    :param paths: taken as they are needed, so there may be any number of them
+    :param ordered: False: as they come
+    :param bytes_ahead_max: bytes that are held or on their way at most, from 64 KiB on; files
+        of more than a quarter of it (or 4 MiB) are not read ahead
+    :raises OSError: by the iterator, when it is the file's turn; the next step goes on behind it
+    :raises TypeError: the same for something that is no path
+    :raises ValueError: a `bytes_ahead_max` below 64 KiB
+
+    >>> import anyio, anyio_uring
+    >>> async def main():
+    ...     async with anyio_uring.iter_files(["/etc/passwd", "/etc/group"]) as files:
+    ...         return [(path, data[:4]) async for path, data in files]
+    >>> anyio.run(main)
+    [('/etc/passwd', b'root'), ('/etc/group', b'root')]
+    """
+    if bytes_ahead_max < AHEAD_MIN:
+        raise ValueError(f"bytes_ahead_max must be at least {AHEAD_MIN}")
+    return _Files(paths, ordered, bytes_ahead_max)
+
+
+class _Chunk(Generic[P]):
+    """Some paths in a row and what was read of them: bytes, an exception, or a `Left`."""
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[P, Any]] = deque()
+        self.done = False  # no more items will come
+
+
+class _Files(Generic[P]):
+    """The context manager and its iterator.
+
+    Workers take the paths chunk by chunk and put what they have read into `_chunks`, by number; the
+    consumer takes it from there, and reads himself what was not for a chunk.
+    """
+
+    def __init__(self, paths: Iterable[P], ordered: bool, ahead_max: int) -> None:
+        self._paths = iter(paths)
+        self._ordered = ordered
+        self._ahead_max = ahead_max
+        self._limit = min(CHUNK_BYTES, ahead_max // 4)
+        self._begun = 0  # number of the next chunk
+        self._chunks: dict[int, _Chunk[P]] = {}  # oldest first
+        self._reading = 0  # hops on their way
+        self._held = 0  # bytes in the chunks
+        self._ended = False  # no path is left
+        self._news = anyio.Event()  # for the consumer
+        self._room = anyio.Event()  # for the workers
+
+    async def __aenter__(self) -> AsyncIterator[tuple[P, bytes]]:
+        self._runtime = await _begin()
+        self._group = await anyio.create_task_group().__aenter__()
+        for _ in range(CHUNKS_MAX):
+            self._group.start_soon(self._work)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Without the error of the block, which would come out in a group: no worker raises
+        self._group.cancel_scope.cancel()
+        try:
+            await self._group.__aexit__(None, None, None)
+        finally:
+            for chunk in self._chunks.values():
+                close_left(result for _, result in chunk.items)
+            self._chunks.clear()
+            self._ended = True
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[P, bytes]:
+        await self._runtime.gate.admit()
+        while (item := self._next_item()) is None:
+            if self._ended and not self._chunks:
+                raise StopAsyncIteration
+            if self._news.is_set():
+                self._news = anyio.Event()
+            await self._news.wait()
+        path, result = item
+        if isinstance(result, Left):
+            result = await _read_left(self._runtime, _name(path), result.fd)
+        elif isinstance(result, bytes):
+            self._held -= len(result)
+            self._room.set()
+        else:
+            raise result
+        return path, result
+
+    def _next_item(self) -> tuple[P, Any] | None:
+        for number, chunk in list(self._chunks.items()):
+            if chunk.items:
+                return chunk.items.popleft()
+            if chunk.done:
+                del self._chunks[number]
+                self._room.set()
+            elif self._ordered:
+                break
+        return None
+
+    async def _work(self) -> None:
+        while True:
+            await self._wait_for_room(self._begun)
+            chunk = _Chunk[P]()
+            paths = self._take_paths(chunk)
+            if not paths and not chunk.items:
+                break
+            number, self._begun = self._begun, self._begun + 1
+            self._chunks[number] = chunk
+            error = chunk.items.pop() if chunk.items else None
+            while paths:
+                await self._wait_for_room(number)
+                self._reading += 1
+                try:
+                    read = partial(read_chunk, [_name(path) for path in paths], self._limit)
+                    found = await self._runtime.paths.ask(read, None, close_left)
+                finally:
+                    self._reading -= 1
+                chunk.items.extend(zip(paths, found, strict=False))
+                paths = paths[len(found) :]
+                self._held += sum(len(data) for data in found if isinstance(data, bytes))
+                self._news.set()
+            if error is not None:
+                chunk.items.append(error)
+            chunk.done = True
+            self._news.set()
+        self._ended = True
+        self._news.set()
+
+    async def _wait_for_room(self, number: int) -> None:
+        """The first chunk never waits for room that those behind it have: only it makes any."""
+        while self._held + (self._reading + 1) * self._limit > self._ahead_max:
+            if not (self._held or self._reading) or number == next(iter(self._chunks), number):
+                break
+            if self._room.is_set():
+                self._room = anyio.Event()
+            await self._room.wait()
+
+    def _take_paths(self, chunk: _Chunk[P]) -> list[P]:
+        """The next paths; an error behind them goes into the chunk."""
+        paths: list[P] = []
+        try:
+            for path in islice(self._paths, CHUNK_FILES):
+                try:
+                    _name(path)
+                except (TypeError, ValueError) as error:
+                    chunk.items.append((path, error))
+                    break
+                paths.append(path)
+        except Exception as error:  # noqa: BLE001  # of the caller's iterator: his to meet
+            self._paths = iter(())
+            chunk.items.append((None, error))  # type: ignore[arg-type]
+        return paths

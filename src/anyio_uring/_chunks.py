@@ -1,0 +1,115 @@
+"""What a worker thread does with many paths at once: compiled, without the interpreter's lock, or
+its portable twin.
+
+For each path there is an answer: what was asked for, or the OSError with its name, or a `Left`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from ._errors import os_error
+from ._handle import COMPILED
+
+if TYPE_CHECKING or COMPILED:
+    from . import _uring
+
+AnyPath: TypeAlias = str | bytes
+
+
+class Left(NamedTuple):
+    """A file that is not for a chunk.
+
+    :ivar fd: of what is no regular file, which has been opened with O_NONBLOCK; -1: it is too big
+    """
+
+    fd: int
+
+
+def stat_chunk(paths: list[AnyPath], follow: bool) -> list[os.stat_result | OSError]:
+    """As `os.stat` of each, or `os.lstat` if not to `follow`."""
+    if COMPILED:
+        found = _uring.stat_many([os.fsencode(path) for path in paths], follow)
+        return [
+            os_error(-facts, path) if isinstance(facts, int) else facts
+            for facts, path in zip(found, paths, strict=True)
+        ]
+    results: list[os.stat_result | OSError] = []
+    for path in paths:
+        try:
+            results.append(os.stat(path, follow_symlinks=follow))
+        except OSError as error:
+            results.append(error)
+    return results
+
+
+def read_chunk(paths: list[AnyPath], limit: int) -> list[bytes | OSError | Left]:
+    """The content of each regular file, all of them together no more than `limit` bytes.
+
+    Ends early, but not before the first one, where the next would be too much.
+    """
+    if not COMPILED:
+        return _read_portably(paths, limit)
+    results: list[bytes | OSError | Left] = []
+    found = _uring.read_many([os.fsencode(path) for path in paths], limit)
+    for content, path in zip(found, paths, strict=False):
+        if isinstance(content, bytes):
+            results.append(content)
+        elif isinstance(content, int):
+            results.append(os_error(-content, path))
+        else:
+            results.append(Left(content[0] if content else -1))
+    return results
+
+
+def _read_portably(paths: list[AnyPath], limit: int) -> list[bytes | OSError | Left]:
+    results: list[bytes | OSError | Left] = []
+    left = limit
+    for path in paths:
+        try:
+            data = _read_regular(path, left)
+        except OSError as error:
+            results.append(error)
+            continue
+        if data is None:
+            if left < limit:
+                break
+            data = Left(-1)
+        if isinstance(data, bytes):
+            left -= len(data)
+        results.append(data)
+    return results
+
+
+def _read_regular(path: AnyPath, limit: int) -> bytes | Left | None:
+    """None: it is more than `limit` bytes."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        fd = os.open(path, flags)
+    except BlockingIOError:
+        return Left(-1)  # somebody has a lease on it
+    keep = False
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise os_error(errno.EISDIR, path)
+        if not stat.S_ISREG(mode):
+            keep = True
+            return Left(fd)
+        with open(fd, "rb", 0, closefd=False) as file:
+            data = b""
+            while len(data) <= limit:
+                more = file.read(limit + 1 - len(data))
+                if not more:
+                    return data
+                data += more
+            return None
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        if not keep:
+            os.close(fd)

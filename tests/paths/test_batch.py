@@ -1,0 +1,264 @@
+"""Many files in one await: order, failures, cancellation, bounds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from anyio_uring import (
+    Path as UringPath,
+)
+from anyio_uring import (
+    iter_files,
+    read_files,
+    stat_files,
+    statistics,
+)
+from anyio_uring._batch import CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiers")]
+
+
+def make(folder: Path, count: int, size: int = 100) -> list[Path]:
+    paths = []
+    for number in range(count):
+        path = folder / f"{number:05}"
+        path.write_bytes(number.to_bytes(4, "big") * (number % size))
+        paths.append(path)
+    return paths
+
+
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK_FILES, CHUNK_FILES * (CHUNKS_MAX + 1) + 3])
+async def test_order_is_kept(tmp_path: Path, count: int) -> None:
+    paths = make(tmp_path, count)
+    before = statistics().thread
+    assert await read_files(paths) == [path.read_bytes() for path in paths]
+    assert await stat_files(iter(paths)) == [path.stat() for path in paths]
+    assert statistics().thread - before == 2 * -(-count // CHUNK_FILES)
+
+
+async def test_every_type_of_path(tmp_path: Path) -> None:
+    [path] = make(tmp_path, 1)
+    path.write_bytes(b"x")
+    paths: list[Any] = [path, str(path), os.fsencode(path), UringPath(path)]
+    assert await read_files(paths) == [b"x"] * 4
+    assert await stat_files(paths) == [path.stat()] * 4
+    async with iter_files(paths) as files:
+        assert [item async for item in files] == [(path, b"x") for path in paths]
+
+
+async def test_files_of_every_kind(tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(CHUNK_BYTES + 1))
+    exact = tmp_path / "exact"
+    exact.write_bytes(bytes(CHUNK_BYTES - 1))
+    empty = tmp_path / "empty"
+    empty.touch()
+    (tmp_path / "link").symlink_to(big)
+    made_up = Path("/proc/self/limits")
+    null = Path("/dev/null")
+    paths = [empty, big, exact, made_up, tmp_path / "link", null, big]
+    expected = [path.read_bytes() for path in paths]
+    assert await read_files(paths) == expected
+    for ordered in True, False:
+        async with iter_files(paths, ordered=ordered, bytes_ahead_max=1 << 20) as files:
+            found = [item async for item in files]
+        if ordered:
+            assert found == list(zip(paths, expected, strict=True))
+        else:
+            assert sorted(found) == sorted(zip(paths, expected, strict=True))
+
+
+async def test_fifo_keeps_only_itself_waiting(tmp_path: Path) -> None:
+    paths = make(tmp_path, 3)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    seen = []
+    async with iter_files([*paths, fifo, *paths]) as files:
+        async for path, data in files:
+            seen.append(path)
+            if len(seen) == 3:
+                writer = os.open(fifo, os.O_RDWR)
+                os.write(writer, b"from the pipe")
+                other = os.open(fifo, os.O_WRONLY)
+                os.close(writer)
+                os.close(other)
+            if path == fifo:
+                assert data == b"from the pipe"
+    assert seen == [*paths, fifo, *paths]
+
+
+async def test_links_are_followed_or_not(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    path = tmp_path / "link"
+    assert await stat_files([path]) == [path.stat()]
+    assert await stat_files([path], follow_symlinks=False) == [path.lstat()]
+
+
+async def test_errors_sit_in_their_places(tmp_path: Path) -> None:
+    paths = make(tmp_path, 300)
+    wrong = [tmp_path / "none", paths[0] / "below", tmp_path / ("x" * 300), tmp_path]
+    mixed: list[Path] = [*paths[:100], *wrong, *paths[100:]]
+    for function in read_files, stat_files:
+        found: list[Any] = await function(mixed, return_exceptions=True)  # type: ignore[operator]
+        assert not any(isinstance(result, OSError) for result in found[:100] + found[104:])
+        for path, result in zip(wrong, found[100:104], strict=True):
+            if function is stat_files and path == tmp_path:
+                assert result == path.stat()
+                continue
+            with pytest.raises(OSError, match="Errno") as caught:
+                path.stat() if function is stat_files else path.read_bytes()
+            assert type(result) is caught.type
+            assert str(result) == str(caught.value)
+            assert result.filename == str(path)
+
+
+async def test_first_failure_is_raised_bare(tmp_path: Path) -> None:
+    paths = make(tmp_path, 20)
+    missing = str(tmp_path / "none")
+    for function in read_files, stat_files:
+        with pytest.raises(FileNotFoundError) as caught:
+            await function([*paths, missing, *paths])  # type: ignore[operator]
+        assert caught.value.filename == missing
+
+
+@pytest.mark.parametrize("wrong", [None, 3.5, 7, "a\0b"])
+async def test_no_path_at_all(tmp_path: Path, wrong: Any) -> None:
+    paths = make(tmp_path, 2)
+    expected = ValueError if isinstance(wrong, str) else TypeError
+    before = statistics().thread
+    for function in read_files, stat_files:
+        with pytest.raises(expected):
+            await function([*paths, wrong], return_exceptions=True)  # type: ignore[operator]
+    assert statistics().thread == before
+    async with iter_files([*paths, wrong, *paths]) as files:
+        assert len([await anext(files) for _ in paths]) == 2
+        with pytest.raises(expected):
+            await anext(files)
+        assert [path async for path, _ in files] == paths
+
+
+async def test_iterating_goes_on_behind_an_error(tmp_path: Path) -> None:
+    paths = make(tmp_path, 3)
+    async with iter_files([paths[0], tmp_path / "none", *paths[1:]]) as files:
+        assert (await anext(files))[0] == paths[0]
+        with pytest.raises(FileNotFoundError):
+            await anext(files)
+        assert [path async for path, _ in files] == paths[1:]
+        with pytest.raises(StopAsyncIteration):
+            await anext(files)
+
+
+async def test_error_of_the_callers_iterator(tmp_path: Path) -> None:
+    paths = make(tmp_path, 3)
+
+    def broken() -> Iterator[Path]:
+        yield from paths
+        raise LookupError("mine")
+
+    async with iter_files(broken()) as files:
+        found = [await anext(files) for _ in paths]
+        assert [path for path, _ in found] == paths
+        with pytest.raises(LookupError, match="mine"):
+            await anext(files)
+        with pytest.raises(StopAsyncIteration):
+            await anext(files)
+
+
+async def test_no_more_ahead_than_asked_for(tmp_path: Path) -> None:
+    size = 10_000
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size))
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield path
+
+    limit = 1 << 20
+    async with iter_files(endless(), bytes_ahead_max=limit) as files:
+        for count in range(1, 1000):
+            await anext(files)
+            # What is held, what is on its way, and the paths of one chunk for each worker
+            assert taken - count <= limit // size + CHUNKS_MAX * CHUNK_FILES
+            assert files._held <= limit  # type: ignore[attr-defined]
+
+
+async def test_leaving_the_block(tmp_path: Path) -> None:
+    paths = make(tmp_path, 2000)
+    before = descriptors()
+    for ending in ValueError, KeyboardInterrupt:
+        with pytest.raises(ending):  # noqa: PT012
+            async with iter_files(paths) as files:
+                await anext(files)
+                raise ending
+    with anyio.CancelScope() as scope:
+        async with iter_files(paths) as files:
+            await anext(files)
+            scope.cancel()
+            await anext(files)
+            pytest.fail("not cancelled")
+    assert scope.cancelled_caught
+    with pytest.raises(StopAsyncIteration):
+        await anext(files)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    async with iter_files([*paths[:3], fifo]) as files:
+        await anext(files)
+    assert descriptors() == before
+
+
+async def test_cancelled_while_a_fifo_waits(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = descriptors()
+    with anyio.move_on_after(0.05) as scope:
+        await read_files([fifo])
+    assert scope.cancelled_caught
+    assert descriptors() == before
+
+
+async def test_cancelled_before_it_begins(tmp_path: Path) -> None:
+    paths = make(tmp_path, 2)
+    before = statistics().thread
+    for function in read_files, stat_files:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await function(paths)  # type: ignore[operator]
+        assert scope.cancelled_caught
+    assert statistics().thread == before
+
+
+async def test_bound_that_is_too_small() -> None:
+    with pytest.raises(ValueError, match="at least 65536"):
+        iter_files([], bytes_ahead_max=1000)
+
+
+async def test_a_task_goes_on_meanwhile(tmp_path: Path) -> None:
+    paths = make(tmp_path, 1000)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(count)
+        async with iter_files(paths) as files:
+            async for _ in files:
+                pass
+        group.cancel_scope.cancel()
+    assert turns > 5
