@@ -192,6 +192,9 @@ def _tiers_of(
         "truncate": tier("ftruncate"),
         "fsync": tier("fsync"),
         "size": tier("statx", local),
+        "stat of a path": tier("statx", open_now),
+        "change of a directory": tier("rename"),
+        "list of a directory": THREAD,
         "close": tier("close", local),
         "close after writing": tier("close"),
     }
