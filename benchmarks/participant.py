@@ -175,6 +175,37 @@ def sync_small(work: Work, count: int) -> float:
     return seconds
 
 
+def sync_whole(work: Work, count: int) -> float:
+    data = b""
+    paths = [str(path) for path in islice(cycle(work.material.small), count)]
+    start = clock()
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        data = os.read(fd, 1 << 16)
+        os.close(fd)
+    seconds = clock() - start
+    work.material.check_small((count - 1) % len(work.material.small), data)
+    return seconds
+
+
+def sync_stat(work: Work, count: int) -> float:
+    paths = [str(path) for path in islice(cycle(work.material.small), count)]
+    start = clock()
+    for path in paths:
+        os.stat(path)
+    return clock() - start
+
+
+def sync_iterdir(work: Work, count: int) -> float:
+    folder, seen = work.material.small[0].parent, 0
+    start = clock()
+    while seen < count:
+        with os.scandir(folder) as entries:
+            for _ in entries:
+                seen += 1
+    return (clock() - start) * count / seen
+
+
 SYNC: dict[str, Callable[[Work, int], float]] = {
     "pread": sync_pread,
     "read": sync_read,
@@ -183,6 +214,11 @@ SYNC: dict[str, Callable[[Work, int], float]] = {
     "write": sync_write,
     "append": sync_append,
     "small": sync_small,
+    "whole": sync_whole,
+    "whole_batch": sync_whole,
+    "stat": sync_stat,
+    "stat_batch": sync_stat,
+    "iterdir": sync_iterdir,
 }
 
 
@@ -191,6 +227,7 @@ SYNC: dict[str, Callable[[Work, int], float]] = {
 
 class Ours:
     open: Callable[..., Awaitable[Any]] = staticmethod(anyio_uring.open_file)
+    path: type[anyio.Path] = anyio_uring.Path
 
     @staticmethod
     def pread(file: Any) -> Callable[[int, int], Awaitable[bytes]]:
@@ -205,6 +242,7 @@ class AnyIO:
     """What AnyIO's files lack is done as its users do it, in one trip to a thread."""
 
     open: Callable[..., Awaitable[Any]] = staticmethod(anyio.open_file)
+    path: type[anyio.Path] = anyio.Path
 
     @staticmethod
     def pread(file: Any) -> Callable[[int, int], Awaitable[bytes]]:
@@ -337,6 +375,57 @@ async def async_small(api: Api, work: Work, count: int) -> float:
     return await timed([partial(worker, paths[index::tasks]) for index in range(tasks)])
 
 
+async def async_whole(api: Api, work: Work, count: int) -> float:
+    paths = [api.path(path) for path in islice(cycle(work.material.small), count)]
+
+    async def worker(mine: list[anyio.Path]) -> None:
+        for path in mine:
+            await path.read_bytes()
+
+    tasks = min(work.row.tasks, count)
+    return await timed([partial(worker, paths[index::tasks]) for index in range(tasks)])
+
+
+async def async_whole_batch(api: Api, work: Work, count: int) -> float:
+    if api is AnyIO:
+        return await async_whole(api, work, count)
+    paths = [str(path) for path in islice(cycle(work.material.small), count)]
+    start = clock()
+    contents = await anyio_uring.read_files(paths)
+    seconds = clock() - start
+    work.material.check_small((count - 1) % len(work.material.small), contents[-1])
+    return seconds
+
+
+async def async_stat(api: Api, work: Work, count: int) -> float:
+    paths = [api.path(path) for path in islice(cycle(work.material.small), count)]
+
+    async def worker(mine: list[anyio.Path]) -> None:
+        for path in mine:
+            await path.stat()
+
+    tasks = min(work.row.tasks, count)
+    return await timed([partial(worker, paths[index::tasks]) for index in range(tasks)])
+
+
+async def async_stat_batch(api: Api, work: Work, count: int) -> float:
+    if api is AnyIO:
+        return await async_stat(api, work, count)
+    paths = [str(path) for path in islice(cycle(work.material.small), count)]
+    start = clock()
+    await anyio_uring.stat_files(paths)
+    return clock() - start
+
+
+async def async_iterdir(api: Api, work: Work, count: int) -> float:
+    folder, seen = api.path(work.material.small[0].parent), 0
+    start = clock()
+    while seen < count:
+        async for _ in folder.iterdir():
+            seen += 1
+    return (clock() - start) * count / seen
+
+
 ASYNC: dict[str, Callable[[Api, Work, int], Awaitable[float]]] = {
     "pread": async_pread,
     "read": async_read,
@@ -345,6 +434,11 @@ ASYNC: dict[str, Callable[[Api, Work, int], Awaitable[float]]] = {
     "write": async_write,
     "append": async_append,
     "small": async_small,
+    "whole": async_whole,
+    "whole_batch": async_whole_batch,
+    "stat": async_stat,
+    "stat_batch": async_stat_batch,
+    "iterdir": async_iterdir,
 }
 
 

@@ -5,10 +5,13 @@ The kernel has no asynchronous way to read a directory (getdents(2)).
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._runtime import current_runtime
@@ -23,7 +26,7 @@ R = TypeVar("R")
 
 # Few at first, so that whoever looks for one entry does not wait for thousands.
 CHUNK_MIN = 64
-CHUNK_MAX = 1024
+CHUNK_MAX = 4096
 # A search that finds little comes back with what it has.
 CHUNK_SECONDS = 0.02
 # Entries that need no hop are taken so many in a row, then the loop gets its turn.
@@ -39,6 +42,7 @@ class Listing(Generic[T, R]):
     :param start: makes the synchronous iterator; called by the first hop
     :param convert: makes of an entry what is handed out
     :param ahead: False: no entry is looked for before the one before it was handed out
+    :param search: entries may be far between: what was found in `CHUNK_SECONDS` is handed out
     """
 
     def __init__(
@@ -47,17 +51,20 @@ class Listing(Generic[T, R]):
         limiter: CapacityLimiter | None,
         convert: Callable[[T], R],
         ahead: bool = True,
+        search: bool = True,
     ) -> None:
         self._start = start
         self._limiter = limiter
         self._convert = convert
         self._source: Iterator[T] | None = None
-        self._chunk: list[T] = []  # the next one last
+        self._chunk: list[T] = []  # what needs no turn of the loop, the next one last
+        self._pop = self._chunk.pop
+        self._rest: list[T] = []  # behind it
         self._size = CHUNK_MIN if ahead else 1
+        self._step = 1 if search else TURN_ENTRIES
         self._size_max = CHUNK_MAX if ahead else 1
         self._error: BaseException | None = None
         self._ended = False
-        self._taken = 0
         self._mutex = threading.Lock()
         self._in_thread = False
         self._closed = False
@@ -66,15 +73,19 @@ class Listing(Generic[T, R]):
         return self
 
     async def __anext__(self) -> R:
-        if not self._chunk:
-            await self._fetch()
-            if not self._chunk:
-                raise StopAsyncIteration
+        try:
+            return self._convert(self._pop())
+        except IndexError:
+            pass
+        if self._rest:
+            await current_runtime().host.checkpoint()
         else:
-            self._taken += 1
-            if not self._taken % TURN_ENTRIES:
-                await current_runtime().host.checkpoint()
-        return self._convert(self._chunk.pop())
+            await self._fetch()
+        self._chunk += self._rest[-TURN_ENTRIES:]
+        del self._rest[-TURN_ENTRIES:]
+        if not self._chunk:
+            raise StopAsyncIteration
+        return self._convert(self._pop())
 
     async def _fetch(self) -> None:
         self._raise_error()
@@ -85,7 +96,7 @@ class Listing(Generic[T, R]):
         chunk = await current_runtime().paths.ask(next_chunk, self._limiter, self._lost)
         if not chunk:
             self._raise_error()
-        self._chunk = chunk
+        self._rest = chunk
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -93,7 +104,7 @@ class Listing(Generic[T, R]):
             raise error
 
     def _next(self, size: int) -> list[T]:
-        """In a thread: the next entries, in the order of `_chunk`."""
+        """In a thread: the next entries, the first one last."""
         with self._mutex:
             if self._closed or self._in_thread:
                 return []
@@ -103,12 +114,12 @@ class Listing(Generic[T, R]):
         try:
             if self._source is None:
                 self._source = self._start()
-            for entry in self._source:
-                chunk.append(entry)
-                if len(chunk) >= size or (not len(chunk) % 8 and time.monotonic() > end):
+            while len(chunk) < size and time.monotonic() < end:
+                before, wanted = len(chunk), min(size - len(chunk), self._step)
+                chunk.extend(islice(self._source, wanted))
+                if len(chunk) - before < wanted:
+                    self._ended = True
                     break
-            else:
-                self._ended = True
         except Exception as error:  # noqa: BLE001  # raised behind the entries before it
             self._error = error
             self._ended = True
@@ -135,7 +146,8 @@ class Listing(Generic[T, R]):
 
     async def aclose(self) -> None:
         """As `close`, which waits for nothing."""
-        self._chunk = []
+        self._chunk.clear()
+        self._rest.clear()
         self.close()
 
     def _close_source(self) -> None:
@@ -146,3 +158,18 @@ class Listing(Generic[T, R]):
 
     def __del__(self) -> None:
         self.close()
+
+
+class _Names(map):  # type: ignore[type-arg]
+    entries: Any
+
+    def close(self) -> None:
+        self.entries.close()
+
+
+def names(path: str) -> Iterator[str]:
+    """The names in a directory, without ``.`` and ``..``, as it is read.  Has `close`."""
+    entries = os.scandir(path)
+    found = _Names(attrgetter("name"), entries)
+    found.entries = entries
+    return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import anyio
 
-from ._listing import Listing
+from ._listing import Listing, names
 from ._open import open_file
 from ._runtime import Runtime, current_runtime
 from ._whole import decoded, facts, read_whole
@@ -60,7 +60,18 @@ class Path(anyio.Path):
     (b'root', True)
     """
 
-    __slots__ = ()
+    # The text of a path that was found in a directory: most are never looked into, and making a
+    # `pathlib.Path` costs ten times as much as finding one
+    __slots__ = ("_text",)
+    _text: str
+
+    def __getattr__(self, name: str) -> Any:
+        """The `pathlib.Path` within, made when it is asked for."""
+        if name != "_path":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        path = pathlib.Path(self._text)
+        self._path = path  # type: ignore[misc]
+        return path
 
     # -- questions --------------------------------------------------------------------------------
 
@@ -297,18 +308,26 @@ class Path(anyio.Path):
 
     # -- lists ------------------------------------------------------------------------------------
 
-    async def iterdir(self) -> AsyncIterator[Self]:
+    def iterdir(self) -> AsyncIterator[Self]:
         """As :meth:`pathlib.Path.iterdir`; a thread reads many entries in one go, and at most about
-        a thousand are held.
+        four thousand are held.
 
         :raises OSError: at the first step, or where the directory cannot be read on
         """
-        listing = Listing(self._path.iterdir, self._limiter, self._child)
-        try:
-            async for path in listing:
-                yield path
-        finally:
-            listing.close()
+        text = str(self._path)
+        if os.name != "posix" or type(self).__init__ is not anyio.Path.__init__:
+            return Listing(self._path.iterdir, self._limiter, self._child)
+        prefix = "" if text == "." else text if text.endswith("/") else f"{text}/"
+        kind, limiter = type(self), self._limiter
+        new = kind.__new__
+
+        def child(name: str) -> Any:
+            path = new(kind)
+            path._limiter = limiter
+            path._text = prefix + name
+            return path
+
+        return Listing(partial(names, text), limiter, child, search=False)
 
     if sys.version_info >= (3, 13):
 
