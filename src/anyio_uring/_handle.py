@@ -26,7 +26,10 @@ __all__ = [
     "pread_now",
     "read_now",
     "read_path_now",
+    "read_quick",
+    "remember",
     "stat_now",
+    "stat_quick",
 ]
 
 COMPILED = find_spec("anyio_uring._uring") is not None
@@ -179,6 +182,14 @@ def _stat_portably(path: bytes, follow: bool, meter: Any) -> Any:
     return MISS
 
 
+def _stat_quick_portably(path: object, follow: bool, cost: int) -> Any:
+    return None
+
+
+def _read_quick_portably(path: object, cost: int) -> Any:
+    return None
+
+
 def _read_path_portably(path: bytes, meter: Any) -> Any:
     return MISS
 
@@ -193,7 +204,10 @@ if TYPE_CHECKING or COMPILED:
         pread_now,
         read_now,
         read_path_now,
+        read_quick,
+        remember,
         stat_now,
+        stat_quick,
     )
 
     _uring.set_classifier(_mounts.classify)
@@ -206,6 +220,9 @@ else:
     open_now = _open_portably
     stat_now = _stat_portably
     read_path_now = _read_path_portably
+    stat_quick = _stat_quick_portably
+    read_quick = _read_quick_portably
+    remember = type
 
 
 def fd_facts(fd: int) -> tuple[int, int, int, str, int, bool]:

@@ -17,7 +17,7 @@ import anyio
 from ._listing import Listing, names
 from ._open import open_file
 from ._runtime import Runtime, current_runtime
-from ._whole import decoded, facts, read_whole
+from ._whole import decoded, facts, facts_at_once, read_at_once, read_whole
 
 if TYPE_CHECKING:
     from typing import Self
@@ -86,11 +86,13 @@ class Path(anyio.Path):
         >>> anyio.run(main)
         True
         """
-        return await facts(str(self._path), follow_symlinks, self._limiter)
+        text = str(self._path)
+        found = facts_at_once(text, follow_symlinks)
+        return found or await facts(text, follow_symlinks, self._limiter)
 
     async def lstat(self) -> os.stat_result:
         """As :meth:`pathlib.Path.lstat`: of a symlink itself."""
-        return await facts(str(self._path), False, self._limiter)
+        return await self.stat(follow_symlinks=False)
 
     async def exists(self, *, follow_symlinks: bool = True) -> bool:
         """As :meth:`pathlib.Path.exists`; `follow_symlinks` also where Python has it not yet."""
@@ -126,7 +128,9 @@ class Path(anyio.Path):
 
     async def _is(self, kind: Callable[[int], bool], follow: bool = True) -> bool:
         try:
-            return kind((await facts(str(self._path), follow, self._limiter)).st_mode)
+            text = str(self._path)
+            found = facts_at_once(text, follow) or await facts(text, follow, self._limiter)
+            return kind(found.st_mode)
         except OSError as error:
             if is_absence(error):
                 return False
@@ -196,7 +200,9 @@ class Path(anyio.Path):
 
         :raises OSError: as :func:`open` and read(2)
         """
-        return await read_whole(str(self._path), self._limiter)
+        text = str(self._path)
+        data = read_at_once(text)
+        return await read_whole(text, self._limiter) if data is None else data
 
     async def read_text(
         self,
