@@ -43,7 +43,7 @@ class Unit(Protocol):
 class _InThread:
     """What a worker thread does, as a unit to wait for: it cannot be given up."""
 
-    __slots__ = ("_function", "_host", "done", "error", "waiter")
+    __slots__ = ("_function", "_host", "_pool", "done", "error", "waiter")
 
     effect = True
     cancelled = False
@@ -55,6 +55,10 @@ class _InThread:
         self.done = False
         self.error: BaseException | None = None
 
+    def start(self) -> None:
+        self._pool = self._host.threads()
+        self._pool.submit(self)
+
     def __call__(self) -> None:
         try:
             self._function()
@@ -64,7 +68,7 @@ class _InThread:
 
     def _finish(self) -> None:
         self.done = True
-        self._host.pool.free()
+        self._pool.free()
         if self.waiter is not None:
             self._host.awake(self)
 
@@ -91,9 +95,7 @@ class Host:
         self.ended = False
         self._ringless = False  # the last attempt to make a ring failed
         self._blocking = 0  # operations in kernel workers that may block them for long
-        self.pool = Pool()
-        # Not every loop tells of its end
-        weakref.finalize(self, self.pool.close).atexit = False
+        self._pool: Pool | None = None
         self.clear: Callable[[], bool] | None = None  # whether no scope is known to be cancelled
 
     # -- the ring -------------------------------------------------------------------------------
@@ -245,6 +247,16 @@ class Host:
 
     def borrower(self, unit: Unit) -> object:
         """Who takes a limiter's token for a thread: nobody who could hold one already."""
+    def threads(self) -> Pool:
+        """This loop's; new ones where the others are gone: in a forked child, or in a function
+        that the interpreter calls at its exit.
+        """
+        pool = self._pool
+        if pool is None or pool.ended:
+            self._pool = pool = Pool()
+            weakref.finalize(self, pool.close).atexit = False  # not every loop tells of its end
+        return pool
+
         return unit
 
     async def in_thread(self, function: Callable[[], object], limiter: Any) -> None:
@@ -259,7 +271,7 @@ class Host:
         borrower = self.borrower(unit)
         await limiter.acquire_on_behalf_of(borrower)
         try:
-            self.pool.submit(unit)
+            unit.start()
             await self.wait(unit)
         finally:
             limiter.release_on_behalf_of(borrower)
@@ -274,7 +286,8 @@ class Host:
     def shut_down(self) -> None:
         """The loop ends: cancel what can be, wait for the rest, leak what does not come back."""
         self.ended = True
-        self.pool.close()
+        if self._pool is not None:
+            self._pool.close()
         ring = self.ring
         if ring is None or ring.closed:
             return

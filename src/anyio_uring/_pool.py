@@ -19,9 +19,13 @@ PATIENCE_SECONDS = 5.0
 
 
 class Pool:
-    """`submit` and `free` belong to the loop's thread.  A thread stays until the loop ends."""
+    """`submit` and `free` belong to the loop's thread.  A thread stays until the loop ends.
+
+    :ivar ended: the threads are gone, or will be when they have done what they have
+    """
 
     def __init__(self) -> None:
+        self.ended = False
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._threads: set[threading.Thread] = set()
         self._free = 0
@@ -58,15 +62,14 @@ class Pool:
 
     def close(self) -> None:
         """The threads end with what they are doing."""
-        for _ in list(self._threads):
-            self._tasks.put(None)
+        if not self.ended:
+            self.ended = True
+            for _ in list(self._threads):
+                self._tasks.put(None)
 
-    def finish(self) -> None:
-        """At the end of the interpreter: wait for them, too, but not for ever."""
-        threads = list(self._threads)
-        self.close()  # again, perhaps: the loop may have ended before this thread's job
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        for thread in threads:
+    def wait(self, deadline: float) -> None:
+        """Until they have ended, but not for ever."""
+        for thread in list(self._threads):
             thread.join(max(deadline - time.monotonic(), 0))
 
 
@@ -76,10 +79,17 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 @atexit.register
 def _finish() -> None:
-    for pool in list(_pools):
-        pool.finish()
+    """At the end of the interpreter.  A loop may run once more in a function called after this."""
+    pools = list(_pools)
+    for pool in pools:
+        pool.close()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    for pool in pools:
+        pool.wait(deadline)
 
 
 def forget_pools() -> None:
     """In a forked child: the threads are the parent's."""
+    for pool in list(_pools):
+        pool.ended = True
     _pools.clear()

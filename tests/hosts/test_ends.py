@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import os
 import signal
@@ -243,6 +244,28 @@ def test_loop_stopped_and_run_again_in_another_thread(
         pool.submit(elsewhere).result(10)
     gc.collect()
     assert descriptors() == before
+@asyncio_loops
+@pytest.mark.tiers("thread")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # other threads, from 3.12
+def test_forked_child_goes_on_with_a_loop_that_was_stopped(
+    tiers: Tiers, tmp_path: Path, host: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    loop = new_loop(host)
+    assert loop.run_until_complete(use(tmp_path / "file")) == b"content"
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            faulthandler.dump_traceback_later(20, exit=True)
+            status = loop.run_until_complete(use(tmp_path / "file")) != b"content"
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert loop.run_until_complete(use(tmp_path / "file")) == b"content"
+    loop.close()
+
+
 
 
 def test_loop_without_add_reader_gets_threads(tmp_path: Path) -> None:

@@ -219,9 +219,43 @@ def test_interpreter_does_not_wait_for_the_peer_of_a_fifo(tmp_path: Path) -> Non
     end("open", tmp_path / "fifo")
 
 
-def end(how: str, path: Path) -> None:
+AGAIN = """
+    import asyncio, atexit, sys
+
+    host, path = sys.argv[1:]
+
+    @atexit.register  # before ours, and so called behind it
+    def again():
+        loop.run_until_complete(asyncio.wait_for(use(), 20))
+        loop.close()
+
+    import anyio_uring
+    from anyio_uring.testing import force_tiers
+    if host == "uvloop":
+        import uvloop as asyncio_or_uvloop
+    else:
+        asyncio_or_uvloop = asyncio
+    tiers = force_tiers("thread"); tiers.__enter__()
+
+    async def use():
+        async with await anyio_uring.open_file(path, "ab", 0) as file:
+            await file.write(b"content")
+
+    loop = asyncio_or_uvloop.new_event_loop()
+    loop.run_until_complete(use())
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("host", [host for host in HOSTS if host in ("asyncio", "uvloop")])
+def test_loop_may_run_once_more_at_the_exit(tmp_path: Path, host: str) -> None:
+    end(host, tmp_path / "file", AGAIN)
+    assert (tmp_path / "file").read_bytes() == b"content" * 2
+
+
+def end(how: str, path: Path, script: str = END) -> None:
     process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(END), how, os.fspath(path)],
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), how, os.fspath(path)],
         capture_output=True,
         text=True,
         timeout=60,
