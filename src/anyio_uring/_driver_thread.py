@@ -21,7 +21,7 @@ from anyio import ClosedResourceError, to_thread
 
 from ._errors import closed_error
 from ._handle import MISS, fd_facts
-from ._hop import Act, Closing, Errand, Fetch, Once, Prompt
+from ._hop import Act, Closing, Errand, Fetch, Guard, Once, Prompt
 from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Pace
 from ._transfers import pread_full, read_line, read_to_end, write_all
 
@@ -98,20 +98,17 @@ class ThreadOps:
                 job.salvage(data)
             _call(job.done, len(data))
 
-        hop: Fetch[T]
-
-        def fetching() -> T:
+        def fetching(unless_left: Guard) -> T:
             result = function()
             if into is not None:
                 data = bytes_of(result)
                 # In parts: the copying holds the interpreter's lock, and so the loop
                 for begin in range(0, len(data), COPY_MAX):
                     part = slice(begin, min(begin + COPY_MAX, len(data)))
-                    hop.unless_left(partial(into.__setitem__, part, data[part]))
+                    unless_left(partial(into.__setitem__, part, data[part]))
             return result
 
-        hop = Fetch(job, fetching, lost)
-        result = await self._hop(hop, job, size)
+        result = await self._hop(Fetch(job, fetching, lost), job, size)
         # Not by way of `bytes_of`: that may copy all of it, and this is the loop's thread
         count: Any = result
         _call(job.done, count if isinstance(count, int) else len(count or b""))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from anyio import WouldBlock
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from anyio import CapacityLimiter
 
     from ._ops import Done, Job
+
+Guard: TypeAlias = Callable[[Callable[[], object]], None]
+"""Calls a function unless the task has left, which it cannot meanwhile."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -130,13 +133,14 @@ class Fetch(Generic[T]):
     A native cancel can end the wait before the thread has begun, while it runs, or when it is
     through; who comes first, the thread or the leaver, is settled by a lock.
 
+    :param function: given the way to touch what is the task's own
     :param lost: called with the result, or None, if the task has left
     """
 
     __slots__ = ("_begun", "_function", "_handle", "_left", "_lost", "_mutex", "_outcome")
 
     def __init__(
-        self, job: Job, function: Callable[[], T], lost: Callable[[T | None], object]
+        self, job: Job, function: Callable[[Guard], T], lost: Callable[[T | None], object]
     ) -> None:
         self._function = function
         self._lost = lost
@@ -153,15 +157,14 @@ class Fetch(Generic[T]):
             self._begun = True
         result: T | None = None
         try:
-            result = self._function()
+            result = self._function(self._unless_left)
         finally:
             self._finish(result)
 
     def take(self) -> T:
         return cast(T, self._outcome.pop())
 
-    def unless_left(self, function: Callable[[], object]) -> None:
-        """For the thread: what may happen only while the task is there, which waits meanwhile."""
+    def _unless_left(self, function: Callable[[], object]) -> None:
         with self._mutex:
             if not self._left:
                 function()

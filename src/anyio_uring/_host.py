@@ -63,7 +63,9 @@ class _InThread:
         try:
             self._function()
         except BaseException as error:  # noqa: BLE001  # the task raises it
-            self.error = error
+            # (without this frame, which holds us, who hold the error)
+            trace = error.__traceback__
+            self.error = error.with_traceback(trace and trace.tb_next)
         self._host.call_soon(self._finish)
 
     def _finish(self) -> None:
@@ -245,8 +247,6 @@ class Host:
         """Whether a cancel scope raised this: it will be raised again at the next checkpoint."""
         raise NotImplementedError
 
-    def borrower(self, unit: Unit) -> object:
-        """Who takes a limiter's token for a thread: nobody who could hold one already."""
     def threads(self) -> Pool:
         """This loop's; new ones where the others are gone: in a forked child, or in a function
         that the interpreter calls at its exit.
@@ -257,6 +257,8 @@ class Host:
             weakref.finalize(self, pool.close).atexit = False  # not every loop tells of its end
         return pool
 
+    def borrower(self, unit: Unit) -> object:
+        """Who takes a limiter's token for a thread: nobody who could hold one already."""
         return unit
 
     async def in_thread(self, function: Callable[[], object], limiter: Any) -> None:
@@ -275,11 +277,13 @@ class Host:
             await self.wait(unit)
         finally:
             limiter.release_on_behalf_of(borrower)
-        if unit.error is not None:
+            del borrower  # a task, perhaps, which may hold an error whose traceback holds this
+        error, unit.error = unit.error, None
+        if error is not None:
             try:
-                raise unit.error
+                raise error
             finally:
-                del unit  # it holds the error, whose traceback holds this frame
+                del error  # (the same)
 
     # -- the end ----------------------------------------------------------------------------------
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Awaitable, Callable
+import weakref
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,6 +139,46 @@ async def test_default_limiter_is_anyios(tiers: Tiers, tmp_path: Path) -> None:
                 limiter.release_on_behalf_of(file)
         finally:
             limiter.total_tokens = total
+
+
+@asynccontextmanager
+async def without_collection() -> AsyncIterator[list[weakref.ref[Any]]]:
+    """What is put into the list is freed behind the block without any help."""
+    gc.collect()
+    gc.disable()
+    try:
+        freed: list[weakref.ref[Any]] = []
+        yield freed
+        await until(lambda: not any(each() for each in freed))
+    finally:
+        gc.enable()
+
+
+@pytest.mark.tiers("thread", "ring")
+@pytest.mark.parametrize("method", ["read", "readall", "readinto", "readline"])
+async def test_file_is_freed_with_its_last_reference(tiers: Tiers, method: str) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"content\n")
+    os.close(writer)
+    file: Any = await anyio_uring.open_file(reader, "rb", 0)
+    async with without_collection() as freed:
+        await getattr(file, method)(*[bytearray(7)] * (method == "readinto"))
+        file.close()
+        freed.append(weakref.ref(file))
+        del file
+
+
+@pytest.mark.tiers("thread", "ring")
+async def test_error_is_freed_with_what_was_to_be_written(tiers: Tiers) -> None:
+    async with (
+        await anyio_uring.open_file("/dev/full", "wb", 0) as file,
+        without_collection() as freed,
+    ):
+        data = array("b", bytes(100))
+        freed.append(weakref.ref(data))
+        with pytest.raises(OSError, match="No space left"):
+            await file.write(data)
+        del data
 
 
 @threads_only
