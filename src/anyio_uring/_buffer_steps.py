@@ -166,20 +166,28 @@ class BufferSteps(AsyncFile[bytes]):
 
     def _put_back(self, parts: list[bytes]) -> None:
         """What was taken for an operation that was cut off is still the next to be read."""
-        rest = self._buffer.peek()
-        self._buffer.drop()
-        self._buffer.fill(b"".join(parts) + rest)
+        with self._line.mutex:  # a thread may be giving back what it has read for the same one
+            rest = self._buffer.peek()
+            self._buffer.drop()
+            self._buffer.fill(b"".join(parts) + rest)
 
     async def _read_all(self, runtime: Runtime, turn: Turn) -> bytes:
         handle, buffer = self._handle, self._buffer
-        if handle.shared:
-            rest = await runtime.ops.read_to_end(self._step(turn), -1)
-            if rest is None and not buffer.unread:
+        head = buffer.peek()
+        if not handle.seekable:
+            buffer.drop()  # what may be given back comes behind it
+            try:
+                rest = await runtime.ops.read_to_end(self._step(turn), -1)
+            except BaseException:
+                self._put_back([head])
+                raise
+            if rest is None and not head:
                 return cast(bytes, None)
+        elif handle.shared:
+            rest = await runtime.ops.read_to_end(self._step(turn), -1)
         else:
             rest = await runtime.ops.read_to_end(self._job(), handle.position)
             self._advance(len(rest or b""))
-        head = buffer.peek()
         buffer.drop()
         return head + (rest or b"") if head else (rest or b"")
 
@@ -399,8 +407,11 @@ class BufferSteps(AsyncFile[bytes]):
             handle.position -= count
             super()._publish()
 
-    def _salvage(self, data: bytes) -> None:
+    def _salvage(self, data: bytes, before: bool = False) -> None:
         if self._handle.seekable:
-            super()._salvage(data)
+            super()._salvage(data, before)
+        elif before:
+            self._put_back([data])
         else:
-            self._buffer.fill(data)
+            with self._line.mutex:
+                self._buffer.fill(data)

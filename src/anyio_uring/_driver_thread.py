@@ -410,7 +410,7 @@ async def read_growing(
                 step = min(step * 2, CHUNK_MAX)
     except BaseException:
         if chunks and offset == -1 and job.salvage is not None:
-            job.salvage(b"".join(chunks))
+            job.salvage(b"".join(chunks), True)
         raise
     finally:
         left = True

@@ -322,7 +322,7 @@ class UringOps:
             # As read(2): the part before the error counts, the next call meets it
         except BaseException:
             if moved and offset == -1 and job.salvage is not None:
-                job.salvage(bytes(view[:moved]))
+                job.salvage(bytes(view[:moved]), True)
             raise
         finally:
             left = True

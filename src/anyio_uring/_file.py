@@ -21,7 +21,7 @@ import os
 import stat
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from operator import index
 from typing import IO, TYPE_CHECKING, Any, AnyStr, Self, cast
@@ -379,15 +379,17 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             # Somebody has asked for the descriptor meanwhile
             os.lseek(handle.fd, handle.position, os.SEEK_SET)
 
-    def _salvage(self, data: bytes) -> None:
+    def _salvage(self, data: bytes, before: bool = False) -> None:
         """Take back what a read brought from the kernel's own position for a task that has left."""
         handle = self._handle
         if handle.closed:
             return
         if handle.seekable:
-            os.lseek(handle.fd, -len(data), os.SEEK_CUR)
+            with suppress(OSError):  # somebody else has moved it
+                os.lseek(handle.fd, -len(data), os.SEEK_CUR)
         else:
-            handle.kept += data
+            with self._line.mutex:  # a thread may be at it, and the task that has left
+                handle.kept = data + handle.kept if before else handle.kept + data
 
     # -- closing ----------------------------------------------------------------------------------
 

@@ -37,14 +37,14 @@ class Turn:
         self.under_way = True
 
     def over(self) -> None:
-        with self._line._mutex:
+        with self._line.mutex:
             self.under_way = False
             left = self._left
         if left:
             self._line.release()
 
     def leave(self) -> None:
-        with self._line._mutex:
+        with self._line.mutex:
             self._left = True
             under_way = self.under_way
         if not under_way:
@@ -57,22 +57,23 @@ class Line:
     It may be released in another thread than the one that acquired it, and while the task that
     acquired it has long gone.  A task that leaves the line has had no effect.
 
+    :ivar mutex: for what the ends of one operation share, its task and a step left under way
     :param flag: an object whose `busy` attribute shows whether somebody is being served, for
         code that wants to look without a call
     """
 
-    __slots__ = ("_flag", "_mutex", "_places", "busy")
+    __slots__ = ("_flag", "_places", "busy", "mutex")
 
     def __init__(self, flag: Any = None) -> None:
         itself: Any = self
         self._flag: Any = itself if flag is None else flag
         self._places: deque[_Place] | None = None  # made when somebody has to wait
         # Reentrant: the collector may finalise a task that waits here while this one looks
-        self._mutex = threading.RLock()
+        self.mutex = threading.RLock()
         self._flag.busy = False
 
     def try_acquire(self) -> bool:
-        with self._mutex:
+        with self.mutex:
             if self._flag.busy:
                 return False
             self._flag.busy = True
@@ -80,7 +81,7 @@ class Line:
 
     async def acquire(self, host: Host) -> bool:
         """Wait for our turn; True if there was somebody before us."""
-        with self._mutex:
+        with self.mutex:
             if not self._flag.busy:
                 self._flag.busy = True
                 return False
@@ -92,7 +93,7 @@ class Line:
         try:
             await host.park(place.waiter)
         except BaseException:
-            with self._mutex:
+            with self.mutex:
                 called = place.called
                 if not called and place in places:
                     places.remove(place)
@@ -103,7 +104,7 @@ class Line:
 
     def release(self) -> None:
         """Serve the next one who is still there."""
-        with self._mutex:
+        with self.mutex:
             while self._places:
                 place = self._places.popleft()
                 if place.host.wake(place.waiter):

@@ -35,7 +35,8 @@ class Job(NamedTuple):
         none: nobody misses one that was left behind
     :ivar tried: the cached read has been tried just now
     :ivar salvage: called with the bytes that a read took from the kernel's own position for a
-        task that has left, before `done`; in any thread
+        task that has left, before `done`; in any thread.  True behind them: the task itself gives
+        them back, and what its last step has given back, or still will, comes behind them
     """
 
     handle: Handle
@@ -43,7 +44,7 @@ class Job(NamedTuple):
     limiter: CapacityLimiter | None = None
     done: Done | None = None
     tried: bool = False
-    salvage: Callable[[bytes], object] | None = None
+    salvage: Callable[..., object] | None = None
 
 
 class Opened(NamedTuple):

@@ -181,7 +181,7 @@ class RawFile(AsyncFile[bytes]):
                     break
         except BaseException:
             if line:
-                self._salvage(bytes(line))
+                self._salvage(bytes(line), True)
             raise
         return bytes(line)
 

@@ -230,3 +230,17 @@ async def test_task_group_error_cancels_the_reading_sibling(tiers: Tiers, tmp_pa
             assert [str(error) for error in caught.value.exceptions] == ["sibling"]
             os.write(fd, b"next")
             assert await file.read(10) == b"next"
+
+
+async def test_line_that_takes_what_was_given_back_and_is_cancelled_keeps_the_order(
+    tiers: Tiers, tmp_path: Path
+) -> None:
+    given_back = b"".join(b"%05d " % number for number in range(2000))
+    with fifo_writer(tmp_path / "fifo"):
+        async with await anyio_uring.open_file(tmp_path / "fifo", "rb", 0) as file:
+            file._handle.kept = given_back
+            async with anyio.create_task_group() as group:
+                group.start_soon(file.readline)
+                await until(lambda: len(file._handle.kept) < len(given_back))
+                group.cancel_scope.cancel()
+            assert await file.read(len(given_back)) == given_back
