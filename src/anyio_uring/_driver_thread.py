@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -337,7 +338,8 @@ class ThreadOps:
             raise
         finally:
             # uvloop has made the descriptor non-blocking, and leaves it so
-            os.set_blocking(handle.fd, True)
+            with suppress(OSError):  # closed by its owner, which the operation will notice
+                os.set_blocking(handle.fd, True)
             handle.leave()
         if handle.closing:
             _call(job.done, None)
