@@ -303,15 +303,23 @@ class BufferSteps(AsyncFile[bytes]):
             raise self._would_block(0)
         return moved
 
-    async def _rewind(self, runtime: Runtime) -> None:
+    async def _rewind(self, runtime: Runtime, turn: Turn) -> None:
         """Forget what was read ahead, and go back to where the user is."""
-        count = self._buffer.drop()
-        if not count:
-            return
-        if self._handle.shared:
-            await self._seek_kernel(runtime, -count, os.SEEK_CUR)
+        buffer = self._buffer
+        count = buffer.unread
+        if count and self._handle.shared:
+            try:
+                await self._seek_kernel(runtime, -count, os.SEEK_CUR, turn)
+            except OSError:
+                buffer.drop()  # somebody else has moved the offset
+                raise
         else:
             self._handle.position -= count
+        buffer.drop()
+
+    def _moved_on(self, position: int | None) -> None:
+        if position is not None:
+            self._buffer.drop()
 
     async def _settle_range(self, runtime: Runtime, offset: int, size: int) -> None:
         """Before a positional operation: have what is unwritten there written."""
@@ -371,7 +379,7 @@ class BufferSteps(AsyncFile[bytes]):
             offset -= unread
         shared = handle.shared
         if shared or not handle.seekable:
-            position = await self._seek_kernel(runtime, offset, whence)
+            position = await self._seek_kernel(runtime, offset, whence, turn)
         else:
             position = await self._destination(runtime, offset, whence)
         buffer.drop()

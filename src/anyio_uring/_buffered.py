@@ -163,7 +163,7 @@ class BufferedFile(BufferSteps):
             turn = await self._take_turn(runtime)
             try:
                 if self._buffer.unread:
-                    await self._rewind(runtime)
+                    await self._rewind(runtime, turn)
                 if not self._buffer.add(view, True):
                     await self._write_through(runtime, turn, view)
                 return view.nbytes
@@ -178,7 +178,7 @@ class BufferedFile(BufferSteps):
         turn = await self._take_turn(runtime)
         try:
             await self._write_out(runtime, turn)
-            await self._rewind(runtime)
+            await self._rewind(runtime, turn)
             if size is not None:
                 size = index(size)
             elif handle.shared:
@@ -201,7 +201,7 @@ class BufferedFile(BufferSteps):
         turn = await self._take_turn(runtime)
         try:
             await self._write_out(runtime, turn)
-            await self._rewind(runtime)
+            await self._rewind(runtime, turn)
         finally:
             turn.leave()
 

@@ -296,7 +296,12 @@ class ThreadOps:
         return await self.run(job, lambda _: os.fstat(job.handle.fd).st_size)
 
     async def seek(self, job: Job, offset: int, whence: int) -> int:
-        return await self.run(job, lambda _: os.lseek(job.handle.fd, offset, whence))
+        def seeking(report: Done) -> int:
+            position = os.lseek(job.handle.fd, offset, whence)
+            report(position)
+            return position
+
+        return await self.run(job, seeking)
 
     async def truncate(self, job: Job, size: int) -> None:
         await self.run(job, lambda _: os.ftruncate(job.handle.fd, size))

@@ -316,7 +316,10 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         else:
             await runtime.ops.seek(self._job(), 0, os.SEEK_END)
 
-    async def _seek_kernel(self, runtime: Runtime, offset: int, whence: int) -> int:
+    async def _seek_kernel(
+        self, runtime: Runtime, offset: int, whence: int, turn: Turn | None = None
+    ) -> int:
+        """:param turn: kept until the offset has moved, also if the task leaves"""
         handle = self._handle
         if whence in (os.SEEK_SET, os.SEEK_CUR) and (handle.local or not handle.seekable):
             # Moves a number in memory, or says ESPIPE
@@ -325,7 +328,11 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             except OSError as error:
                 error.filename = self._name
                 raise
-        return await runtime.ops.seek(self._job(), offset, whence)
+        job = self._step(turn, self._moved_on) if turn else self._job()
+        return await runtime.ops.seek(job, offset, whence)
+
+    def _moved_on(self, position: int | None) -> None:
+        """A thread has moved the kernel's own offset, or has not (None)."""
 
     async def _destination(self, runtime: Runtime, offset: int, whence: int) -> int:
         """Where a seek leads in a file that keeps its position itself."""

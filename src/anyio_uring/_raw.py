@@ -273,16 +273,15 @@ class RawFile(AsyncFile[bytes]):
         if not -POSITION_MAX - 1 <= offset <= POSITION_MAX:
             raise OverflowError("Python int too large to convert to C long")
         handle = self._handle
-        await self._line.acquire(runtime.host)
+        turn = await self._take_turn(runtime)
         try:
-            self._check_closed()
             if handle.shared or not handle.seekable:
-                return await self._seek_kernel(runtime, offset, whence)
+                return await self._seek_kernel(runtime, offset, whence, turn)
             position = await self._destination(runtime, offset, whence)
             self._advance(position - handle.position)
             return position
         finally:
-            self._line.release()
+            turn.leave()
 
     async def tell(self) -> int:
         """The position in bytes.

@@ -269,7 +269,7 @@ class TextSteps(AsyncFile[str]):
         :param refuse: called if nothing of the operation's own bytes will be written
         """
         binary, buffer, handle = self._below(), self._buffer, self._handle
-        await binary._rewind(runtime)
+        await binary._rewind(runtime, turn)
         pending, held = buffer.unwritten(), buffer.pending
         for portion in portions:
             if len(portion) >= buffer.past:

@@ -175,5 +175,23 @@ async def test_big_write_left_by_a_native_cancel_is_whole(tiers: Tiers, tmp_path
     assert (tmp_path / "file").read_bytes()[-7:] == b"the end"
 
 
+async def test_write_cancelled_before_it_goes_back_keeps_what_was_read_ahead(
+    tiers: Tiers, mount: FuseMount
+) -> None:
+    limiter = anyio.CapacityLimiter(1)
+    path = mount.path / "file"
+    async with await anyio_uring.open_file(path, "r+b", limiter=limiter) as file:
+        file.fileno()
+        assert await file.read(1) == CONTENT[:1]
+        await limiter.acquire_on_behalf_of(file)
+        async with anyio.create_task_group() as group:
+            group.start_soon(file.write, b"x")
+            await until(lambda: limiter.statistics().tasks_waiting == 1)
+            group.cancel_scope.cancel()
+        limiter.release_on_behalf_of(file)
+        assert await file.tell() == 1
+        assert await file.read(1) == CONTENT[1:2]
+
+
 async def test_mount_is_as_it_was(tiers: Tiers, mount: FuseMount) -> None:
     assert mount.content("file") == CONTENT

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -151,6 +152,53 @@ async def test_cancel_that_is_taken_back_lets_the_task_go_on(tiers: Tiers, tmp_p
         await nothing_or_one(file)
         os.write(fd, b"data")
         assert await task == b"again: data"
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+async def test_seek_left_in_its_thread_keeps_the_turn(
+    tiers: Tiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffering: int
+) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    begun, go_on = threading.Event(), threading.Event()
+    lseek = os.lseek
+
+    def late(fd: int, offset: int, whence: int) -> int:
+        if whence == os.SEEK_END:
+            begun.set()
+            assert go_on.wait(10)
+        return lseek(fd, offset, whence)
+
+    async with await anyio_uring.open_file(tmp_path / "file", "rb", buffering) as file:
+        file.fileno()
+        assert await file.read(1) == b"0"
+        monkeypatch.setattr(os, "lseek", late)
+        task = asyncio.ensure_future(file.seek(-2, os.SEEK_END))
+        await until(begun.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        reading = asyncio.ensure_future(file.read(5))
+        await until(lambda: reading.done() or len(file._line._places or ()) == 1)
+        go_on.set()
+        assert await reading == b"89"
+
+
+@pytest.mark.tiers("thread")
+@pytest.mark.hosts("asyncio", "asyncio-debug")  # libuv aborts
+async def test_wait_for_a_descriptor_that_its_owner_has_closed_can_be_cancelled(
+    tiers: Tiers,
+) -> None:
+    reader, writer = os.pipe()
+    file = await anyio_uring.open_file(reader, "rb", 0, closefd=False)
+    task = asyncio.ensure_future(file.read(1))
+    await until(lambda: file._handle.inflight == 1)
+    os.close(reader)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert file._handle.inflight == 0
+    await file.aclose()
+    os.close(writer)
 
 
 async def timed_out(file: AsyncFile[Any]) -> None:
