@@ -107,7 +107,11 @@ def read_line(fd: int, limit: int) -> bytes:
     """A line at the kernel's own position, byte by byte."""
     line = bytearray()
     while len(line) < limit:
-        byte = os.read(fd, 1)
+        try:
+            byte = os.read(fd, 1)
+        except OSError:
+            os.lseek(fd, -len(line), os.SEEK_CUR)  # its begin is not lost
+            raise
         line += byte
         if not byte or byte == b"\n":
             break
@@ -122,7 +126,12 @@ def write_all(fd: int, view: memoryview, offset: int, whole: bool, report: Done)
             put = os.write(fd, view) if offset == -1 else pwrite(fd, view, offset)
         while put < size:
             with view[put : put + TRANSFER_MAX] as part:
-                put += os.write(fd, part) if offset == -1 else pwrite(fd, part, offset + put)
+                count = os.write(fd, part) if offset == -1 else pwrite(fd, part, offset + put)
+            if not count:
+                break
+            put += count
+        if whole and put < size:  # the kernel wrote nothing and said so
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return put
     except OSError as error:
         if error.errno == errno.ESPIPE and offset != -1 and not whole:
