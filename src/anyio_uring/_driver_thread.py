@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
 # Streams and files of unknown size are read in growing steps.
 CHUNK_MIN = 64 << 10
 CHUNK_MAX = 1 << 20
@@ -124,35 +123,25 @@ class ThreadOps:
             raise
         return hop.take()
 
-    async def call(
+    def call(
         self,
         function: Callable[[], T],
         limiter: CapacityLimiter | None,
         discard: Callable[[T], object],
-    ) -> T:
+    ) -> Awaitable[T]:
         """One hop for a function whose result is discarded if nobody waits for it any more."""
-        errand = Errand(function, discard)
-        try:
-            await self._host.in_thread(errand, self._count(limiter))
-        except BaseException:
-            errand.abandon()
-            raise
-        return errand.take()
+        in_thread = partial(self._host.in_thread, limiter=self._count(limiter))
+        return Errand(function, discard).run(in_thread)
 
-    async def call_foreign(
+    def call_foreign(
         self,
         function: Callable[[], T],
         limiter: CapacityLimiter | None,
         discard: Callable[[T], object],
-    ) -> T:
+    ) -> Awaitable[T]:
         """The same for somebody else's function: with his context, and `anyio.from_thread`."""
-        errand = Errand(function, discard)
-        try:
-            await to_thread.run_sync(errand, limiter=self._count(limiter))
-        except BaseException:
-            errand.abandon()
-            raise
-        return errand.take()
+        in_thread = partial(to_thread.run_sync, limiter=self._count(limiter))
+        return Errand(function, discard).run(in_thread)
 
     async def join(self, chunks: list[bytes], limiter: CapacityLimiter | None) -> bytes:
         """Put the parts of one read together without holding the loop up."""

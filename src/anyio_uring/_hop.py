@@ -213,12 +213,16 @@ class Errand(Generic[T]):
             self._results.append(result)
             return True
 
-    def take(self) -> T:
-        """The result, for the task that has waited for it."""
+    async def run(self, in_thread: Callable[[Callable[[], None]], Awaitable[object]]) -> T:
+        """Have a thread do it, and wait for the result; if the task leaves, nobody gets that."""
+        try:
+            await in_thread(self)
+        except BaseException:
+            self._abandon()
+            raise
         return self._results.pop()
 
-    def abandon(self) -> None:
-        """The waiting task has left; with the result, if there is one, it would be lost."""
+    def _abandon(self) -> None:
         with self._mutex:
             self._abandoned = True
         for result in self._results:
