@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.conftest import HOSTS, Tiers
-from tests.support.state import descriptors, fifo_writer, python_threads, until
+from tests.support.state import descriptors, fifo_writer, join_all, python_threads, until
 
 import anyio_uring
 from anyio_uring import statistics
@@ -51,9 +51,7 @@ def test_many_loops_one_after_another_leave_nothing(
         assert run(host, use, path) == b"content"
     gc.collect()
     assert descriptors() == before
-    for thread in python_threads() - threads:
-        thread.join(10)
-        assert not thread.is_alive()
+    join_all(python_threads() - threads)
 
 
 @every_host
@@ -244,6 +242,8 @@ def test_loop_stopped_and_run_again_in_another_thread(
         pool.submit(elsewhere).result(10)
     gc.collect()
     assert descriptors() == before
+
+
 @asyncio_loops
 @pytest.mark.tiers("thread")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # other threads, from 3.12
@@ -264,8 +264,6 @@ def test_forked_child_goes_on_with_a_loop_that_was_stopped(
     assert os.waitpid(pid, 0)[1] == 0
     assert loop.run_until_complete(use(tmp_path / "file")) == b"content"
     loop.close()
-
-
 
 
 def test_loop_without_add_reader_gets_threads(tmp_path: Path) -> None:

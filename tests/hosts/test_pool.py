@@ -20,7 +20,7 @@ import anyio
 import pytest
 from anyio import to_thread
 from tests.conftest import HOSTS, Tiers
-from tests.support.state import python_threads, until
+from tests.support.state import join_all, python_threads, until
 
 import anyio_uring
 from anyio_uring import statistics
@@ -62,9 +62,7 @@ def test_no_more_threads_than_tokens_and_none_behind_the_end(
 
     mine = anyio.run(main, backend=backend, backend_options=options)
     assert 1 <= len(mine) <= 3
-    for thread in mine:
-        thread.join(10)
-        assert not thread.is_alive()
+    join_all(mine)
 
 
 @threads_only
@@ -88,8 +86,10 @@ async def test_waits_in_line_for_a_token(tiers: Tiers, tmp_path: Path) -> None:
             await until(lambda: limiter.statistics().tasks_waiting == 1)
             group.start_soon(read)
             await until(lambda: limiter.statistics().tasks_waiting == 2)
-            with anyio.move_on_after(0):
-                await file.pread(7, 0)  # a cancelled one does not stand in line
+            with anyio.move_on_after(0) as scope:
+                await file.pread(7, 0)
+            assert scope.cancelled_caught
+            assert limiter.statistics().tasks_waiting == 2  # a cancelled one does not stand in line
             limiter.release_on_behalf_of(file)
     assert order == ["other", "file"]
     assert limiter.borrowed_tokens == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,13 @@ def descriptors() -> dict[int, str]:
 def python_threads() -> set[threading.Thread]:
     """Those that could be ours: AnyIO's test runner waits for a Trio guest's I/O in another."""
     return {each for each in threading.enumerate() if not each.name.startswith("Trio thread")}
+
+
+def join_all(threads: Iterable[threading.Thread], seconds: float = 10) -> None:
+    """See that threads end."""
+    for thread in threads:
+        thread.join(seconds)
+        assert not thread.is_alive()
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
