@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 from ._buffer import Buffer
-from ._errors import unsupported
+from ._errors import CLOSED, unsupported
 from ._file import AsyncFile
 from ._runtime import Runtime
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # A stream has rarely more to give at once, and memory for all that was asked would be set aside.
 STREAM_MAX = 1 << 20
+RAW_DETACHED = "raw stream has been detached"
 
 
 def _keeps_a_whole_buffer() -> bool:
@@ -41,7 +43,10 @@ KEEPS_A_WHOLE_BUFFER = _keeps_a_whole_buffer()
 class BufferSteps(AsyncFile[bytes]):
     """What a buffered file does within a turn: the steps that its methods are made of."""
 
-    __slots__ = ("_changes",)
+    __slots__ = ("_above", "_changes")
+
+    # The text file that has shown this one, if any: it goes with it when `detach` is called
+    _above: weakref.ref[AsyncFile[str]]
 
     def __init__(
         self, handle: Handle, name: Any, mode: str, limiter: CapacityLimiter | None, size: int
@@ -51,6 +56,21 @@ class BufferSteps(AsyncFile[bytes]):
         # Counts what `pwrite` changed, so that a read under way does not keep what is older
         self._changes = 0
 
+    @property
+    def name(self) -> Any:
+        self._check_attached()
+        return self._name
+
+    @property
+    def mode(self) -> str:
+        self._check_attached()
+        return self._mode
+
+    @property
+    def closed(self) -> bool:
+        self._check_attached()
+        return self._handle.closed
+
     # `io` asks the descriptor, and so finds it closed, only if the mode leaves the question open
 
     def readable(self) -> bool:
@@ -58,6 +78,15 @@ class BufferSteps(AsyncFile[bytes]):
 
     def writable(self) -> bool:
         return self._handle.writable and super().writable()
+
+    def _check_attached(self) -> None:
+        handle = self._handle
+        if handle.fd < 0 and not handle.closing:  # it never was open: `detach` has put it here
+            raise ValueError(RAW_DETACHED)
+
+    def _closed_error(self, text: str = CLOSED) -> ValueError:
+        self._check_attached()
+        return super()._closed_error(text)
 
     # -- reading, within a turn -------------------------------------------------------------------
 

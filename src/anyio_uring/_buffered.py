@@ -242,8 +242,7 @@ class BufferedFile(BufferSteps):
     # -- closing ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        handle = self._handle
-        if handle.closed:
+        if self.closed:
             return
         interrupted: BaseException | None = None
         try:
@@ -254,10 +253,15 @@ class BufferedFile(BufferSteps):
         if interrupted is not None:
             raise interrupted
 
+    def close(self) -> None:
+        self._check_attached()
+        super().close()
+
     def detach(self) -> RawFile:
         """Flush, give up the raw file below and return it; this file is of no use then.
 
-        Synchronous, so it may block.  What was read ahead is lost, as with `io`.
+        Synchronous, so it may block.  What was read ahead is lost, as with `io`.  A text file over
+        this one is of no use then, either, and what it has not handed down is lost, too.
 
         :raises anyio.BusyResourceError: an operation of this file is under way
         """
@@ -269,6 +273,9 @@ class BufferedFile(BufferSteps):
         raw = RawFile(handle, self._name, self._mode, self._limiter)
         raw._wrapped, self._wrapped = self._wrapped, None
         self._handle = Handle(-1, handle.open_flags)
+        above = self._above() if hasattr(self, "_above") else None
+        if above is not None:
+            above._handle = self._handle
         return raw
 
     def _flush_synchronously(self) -> None:

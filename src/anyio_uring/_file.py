@@ -173,11 +173,14 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         return True
 
     def __repr__(self) -> str:
-        state = " [closed]" if self.closed else ""
         return (
             f"<{type(self).__module__}.{type(self).__name__} name={self._name!r} "
-            f"mode={self._mode!r} closefd={self.closefd}>{state}"
+            f"mode={self._mode!r} closefd={self.closefd}>{self._state()}"
         )
+
+    def _state(self) -> str:
+        handle = self._handle
+        return " [closed]" if handle.closing else " [detached]" if handle.closed else ""
 
     async def __aenter__(self) -> Self:
         self._check_closed(CLOSED + ".")
@@ -514,15 +517,15 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
         """Before any effect: closed?  cancelled?  our turn?"""
         handle = self._handle
         if handle.closed:
-            raise closed_error(closed)
+            raise self._closed_error(closed)
         meter = handle.meter
         if meter is not None and meter.admits(size):
             return cast(Runtime, meter.runtime)
         runtime = current_runtime()
         handle.meter = runtime.meter
         await runtime.gate.admit(min(size, runtime.settings.inline_size_max))
-        if handle.closed:
-            raise closed_error(closed)
+        if self._handle.closed:
+            raise self._closed_error(closed)
         return runtime
 
     async def _take_turn(self, runtime: Runtime) -> Turn:
@@ -531,7 +534,7 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
             await self._line.acquire(runtime.host)
         if self._handle.closed:
             self._line.release()
-            raise closed_error()
+            raise self._closed_error()
         return Turn(self._line)
 
     def _step(
@@ -559,7 +562,11 @@ class AsyncFile(HandleOwner, anyio.AsyncFile[AnyStr]):
 
     def _check_closed(self, text: str = CLOSED) -> None:
         if self._handle.closed:
-            raise closed_error(text)
+            raise self._closed_error(text)
+
+    def _closed_error(self, text: str = CLOSED) -> ValueError:
+        """Why nothing can be done with a file whose handle is closed."""
+        return closed_error(text)
 
     def _check_readable(self) -> None:
         if not self._handle.readable:

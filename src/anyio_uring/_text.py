@@ -8,6 +8,7 @@ order, whichever of the two is asked.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import AsyncIterator
 from operator import index
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -38,6 +39,10 @@ class TextFile(TextSteps):
     # -- what a synchronous file tells ------------------------------------------------------------
 
     @property
+    def name(self) -> Any:
+        return self._below().name
+
+    @property
     def mode(self) -> str:
         """The mode as it was given."""
         return self._mode
@@ -45,7 +50,10 @@ class TextFile(TextSteps):
     @property
     def buffer(self) -> BufferedFile:
         """The binary file below, always the same one; bytes that it gives are not decoded."""
-        return self._below()
+        binary = self._binary
+        if binary is not None:
+            binary._above = weakref.ref(self)
+        return cast("BufferedFile", binary)  # None once it was detached, as in `io`
 
     @property
     def encoding(self) -> str:
@@ -60,6 +68,7 @@ class TextFile(TextSteps):
     @property
     def newlines(self) -> str | tuple[str, ...] | None:
         """The ends of lines met so far, if they are translated or all known."""
+        self._below()
         return cast("str | tuple[str, ...] | None", getattr(self._decoder, "newlines", None))
 
     @property
@@ -84,7 +93,7 @@ class TextFile(TextSteps):
 
     @property
     def closed(self) -> bool:
-        return self._below()._handle.closed
+        return self._below().closed
 
     @property
     def wrapped(self) -> IO[str]:
@@ -110,10 +119,9 @@ class TextFile(TextSteps):
         return self._below().seekable()
 
     def __repr__(self) -> str:
-        state = " [detached]" if self._binary is None else " [closed]" if self.closed else ""
         return (
             f"<{type(self).__module__}.{type(self).__name__} name={self._name!r} "
-            f"mode={self._mode!r} encoding={self.encoding!r}>{state}"
+            f"mode={self._mode!r} encoding={self.encoding!r}>{self._state()}"
         )
 
     # -- settings ---------------------------------------------------------------------------------
@@ -367,8 +375,7 @@ class TextFile(TextSteps):
     # -- closing ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        self._below()
-        if self._handle.closed:
+        if self.closed:
             return
         interrupted: BaseException | None = None
         try:
@@ -380,7 +387,7 @@ class TextFile(TextSteps):
             raise interrupted
 
     def close(self) -> None:
-        self._below()
+        self._below()._check_attached()
         super().close()
 
 

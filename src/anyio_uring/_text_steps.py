@@ -84,6 +84,9 @@ class TextSteps(AsyncFile[str]):
             raise ValueError(DETACHED)
         return self._binary
 
+    def _closed_error(self, text: str = CLOSED) -> ValueError:
+        return self._below()._closed_error(text)
+
     # -- what every operation begins with ---------------------------------------------------------
 
     async def _begin(self, size: int, closed: str = CLOSED) -> Runtime:
