@@ -158,9 +158,12 @@ class TrioFile(AsyncIOWrapper[_FileT_co]):
             if name.startswith("_") or name not in self._names:
                 raise AttributeError(name)
             if name == "raw":
-                return self._file.wrapped
+                # None once there is none, as in `io`: asking whether it is there is no error
+                lives = self._file._wrapped or not self._file._handle.closed
+                return self._file.wrapped if lives else None
             if name == "buffer":
-                return self._over(self._file.buffer)
+                below = self._file.buffer
+                return None if below is None else self._over(below)
             value = getattr(self._file, name)
             if name in METHODS:
                 value = _with_checkpoint(value)

@@ -171,6 +171,34 @@ async def test_wrapped_and_raw_are_synchronous(open_file: Opener, path: Path) ->
         assert file.wrapped.read(5) == b"first"
 
 
+@pytest.mark.parametrize(("mode", "buffering"), KINDS)
+async def test_hasattr_and_dir_of_a_closed_file_are_those_of_trio(
+    path: Path, mode: str, buffering: int
+) -> None:
+    theirs = await trio.open_file(path, mode, buffering)
+    ours = await anyio_uring.trio.open_file(path, mode, buffering)
+    for file in (theirs, ours):
+        await file.aclose()
+    for name in NAMES:
+        assert hasattr(ours, name) == hasattr(theirs, name), name
+    assert {n for n in dir(ours) if n[0] != "_"} == {n for n in dir(theirs) if n[0] != "_"}
+
+
+async def test_nothing_is_below_a_file_that_was_detached(open_file: Opener, path: Path) -> None:
+    text = await open_file(path)
+    binary = await text.detach()
+    raw = await binary.detach()
+    assert text.buffer is binary.raw is None
+    for file, words in (text, "underlying buffer"), (binary, "raw stream"):
+        for name in ("closed", "name", "fileno", "seekable"):
+            with pytest.raises(ValueError, match=words + " has been detached"):
+                getattr(file, name)()
+        for method in (file.read, file.aclose, file.detach):
+            with pytest.raises(ValueError, match=words + " has been detached"):
+                await method()
+    await raw.aclose()
+
+
 async def test_buffer_of_text_is_the_same_each_time(open_file: Opener, path: Path) -> None:
     async with await open_file(path) as file:
         assert file.buffer is file.buffer
