@@ -110,7 +110,11 @@ class SpooledTemporaryFile(anyio.SpooledTemporaryFile[AnyStr]):
         self._moving = Event()
         try:
             with CancelScope(shield=True):
-                self._file = await self._move()
+                file = await self._move()
+            if self._fp.closed:  # meanwhile, by somebody who could not wait
+                file.close()
+                return
+            self._file = file
             self._rolled = True
             self._fp.close()
         finally:
@@ -135,9 +139,13 @@ class SpooledTemporaryFile(anyio.SpooledTemporaryFile[AnyStr]):
 
     async def aclose(self) -> None:
         """Close the file; its data is gone.  Closing twice is no error."""
-        with CancelScope(shield=True):
-            while self._moving is not None:
-                await self._moving.wait()
+        try:
+            with CancelScope(shield=True):
+                while self._moving is not None:
+                    await self._moving.wait()
+        except BaseException:
+            self._fp.close()  # whoever moves it sees that
+            raise
         if self._file is None:
             self._fp.close()
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,39 @@ async def test_operations_of_others_wait_for_the_rollover(monkeypatch: pytest.Mo
             go_on.set()
         await file.seek(0)
         assert await file.read() == b"first second"
+
+
+@pytest.mark.hosts("asyncio", "uvloop")
+@pytest.mark.parametrize("how", ["synchronously", "by a task that is cancelled"])
+async def test_file_closed_while_it_moves_stays_closed(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = anyio.Event(), anyio.Event()
+    made: list[Any] = []
+    enter = anyio_uring.TemporaryFile.__aenter__
+
+    async def slow(self: Any) -> Any:
+        made.append(await enter(self))
+        begun.set()
+        await go_on.wait()
+        return made[0]
+
+    monkeypatch.setattr(_spooled.TemporaryFile, "__aenter__", slow)
+    file: Any = SpooledTemporaryFile(4)
+    moving = asyncio.create_task(file.write(b"first "))
+    await begun.wait()
+    if how == "synchronously":
+        file.close()
+    else:
+        closing = asyncio.create_task(file.aclose())
+        await anyio.lowlevel.checkpoint()
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+    go_on.set()
+    await asyncio.wait([moving])
+    assert made[0].closed
+    assert file.closed
 
 
 async def test_cancelled_scope_raises_before_any_effect() -> None:
