@@ -17,6 +17,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable
+from operator import index
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, AnyStr, overload
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 # The name of a file is removed as late as its close has `delete_on_close`; 3.11 knows no other way.
 HAS_DELETE_ON_CLOSE = sys.version_info >= (3, 12)
 PERMISSIONS = 0o600
+# As `tempfile`, whatever the mode is: it can be read and written, and nobody gives it a name
+NAMELESS = os.O_RDWR | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
 
 class _Once:
@@ -123,15 +126,11 @@ def _close_and_unlink(made: tuple[int, Any]) -> None:
     os.unlink(made[1])
 
 
-def _make_named(mode: Mode, suffix: Any, prefix: Any, folder: Any) -> tuple[Opened, Any]:
-    """In a thread: a new file's descriptor, which appends if the mode says so, and its path."""
+def _make_named(suffix: Any, prefix: Any, folder: Any) -> tuple[Opened, Any]:
+    """In a thread: a new file's descriptor and its path."""
     made = tempfile.mkstemp(suffix, prefix, folder)
     fd, path = made
     try:
-        if mode.appending and os.name == "posix":
-            import fcntl
-
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
         return Opened(fd, fd_facts(fd)), path
     except BaseException:
         _close_and_unlink(made)
@@ -205,22 +204,14 @@ class TemporaryFile(anyio.TemporaryFile[AnyStr]):
     async def __aenter__(self) -> AsyncFile[AnyStr]:
         encoding = self.encoding if "b" in self.mode else io.text_encoding(self.encoding)
         coding = encoding, self.errors, self.newline
-        mode = check_arguments(0, self.mode, self.buffering, *coding, True, None)
+        buffering = index(self.buffering)
+        where = 0 if self.dir is None else self.dir  # `tempfile` opens that, with an opener
+        mode = check_arguments(where, self.mode, buffering, *coding, True, None)
         runtime = current_runtime()
-        opened = await _open_nameless(runtime, mode, self.suffix, self.prefix, self.dir)
-        file = await finish(
-            runtime,
-            opened,
-            mode.flags,
-            opened.fd,
-            mode,
-            True,
-            None,
-            self.buffering,
-            exclusive=not mode.appending,
-        )
+        opened = await _open_nameless(runtime, self.suffix, self.prefix, self.dir)
+        file = await _finish(runtime, opened, opened.fd, mode, buffering)
         if not mode.binary:
-            file = as_text(file, self.mode, self.buffering, *coding)
+            file = as_text(file, self.mode, buffering, *coding)
         self._async_file = file
         return file
 
@@ -233,21 +224,27 @@ class TemporaryFile(anyio.TemporaryFile[AnyStr]):
         await self._async_file.aclose()
 
 
-async def _open_nameless(
-    runtime: Runtime, mode: Mode, suffix: Any, prefix: Any, folder: Any
-) -> Opened:
+async def _finish(
+    runtime: Runtime, opened: Opened, name: Any, mode: Mode, buffering: int, **kinds: Any
+) -> AsyncFile[Any]:
+    """`finish` for a descriptor of `tempfile`, which does not append in append modes, either."""
+    flags = mode.flags & ~os.O_APPEND
+    arguments = runtime, opened, flags, name, mode, True, None, buffering
+    return await finish(*arguments, exclusive=True, **kinds)
+
+
+async def _open_nameless(runtime: Runtime, suffix: Any, prefix: Any, folder: Any) -> Opened:
     tmpfile = getattr(os, "O_TMPFILE", 0)
     if tmpfile and all(isinstance(part, str | None) for part in (suffix, prefix, folder)):
         if folder is None:
             folder = await gettempdir()
-        flags = (mode.flags | tmpfile) & ~os.O_CREAT
         try:
-            return await runtime.ops.open(folder, flags, PERMISSIONS, None)
+            return await runtime.ops.open(folder, NAMELESS | tmpfile, PERMISSIONS, None)
         except OSError:
             pass  # with a name it may work, or give the error that `tempfile` would
 
     def make() -> Opened:
-        opened, path = _make_named(mode, suffix, prefix, folder)
+        opened, path = _make_named(suffix, prefix, folder)
         try:
             os.unlink(path)
         except BaseException:
@@ -337,28 +334,20 @@ class NamedTemporaryFile(anyio.NamedTemporaryFile[AnyStr]):
         encoding, errors, newline = self._coding
         if "b" not in mode:
             encoding = io.text_encoding(encoding)
-        parsed = check_arguments(0, mode, buffering, encoding, errors, newline, True, None)
+        buffering = index(buffering)
+        where = 0 if self._place[2] is None else self._place[2]
+        parsed = check_arguments(where, mode, buffering, encoding, errors, newline, True, None)
         runtime = current_runtime()
         place = self._place  # (an idle thread holds on to the last function, and so to its self)
         opened, path = await runtime.threads.call_foreign(
-            lambda: _make_named(parsed, *place),
+            lambda: _make_named(*place),
             None,
             lambda made: _close_and_unlink((made[0].fd, made[1])),
         )
         file: Any = None
         try:
-            file = await finish(
-                runtime,
-                opened,
-                parsed.flags,
-                path,
-                parsed,
-                True,
-                None,
-                buffering,
-                exclusive=not parsed.appending,
-                kinds=(NamedRawFile, NamedBufferedFile),
-            )
+            kinds = NamedRawFile, NamedBufferedFile
+            file = await _finish(runtime, opened, path, parsed, buffering, kinds=kinds)
             if not parsed.binary:
                 file = as_text(file, mode, buffering, encoding, errors, newline, NamedTextFile)
         except BaseException:

@@ -26,7 +26,7 @@ pytestmark = [
 @pytest.mark.parametrize("size_max", [0, 12, 1000])
 @pytest.mark.hosts("asyncio", "trio")
 @pytest.mark.tiers("auto", "thread")
-@pytest.mark.parametrize("shape", [*SHAPES[:2], SHAPES[5], SHAPES[7]], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES[:2], SHAPES[3], SHAPES[5], SHAPES[7]], ids=str)
 async def test_file_behaves_as_anyios(size_max: int, shape: dict[str, Any], tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"max_size": size_max, **shape, "dir": str(tmp_path)}
     oracle: Any = anyio.SpooledTemporaryFile(**arguments)

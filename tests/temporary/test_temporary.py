@@ -48,6 +48,9 @@ WRONG: list[dict[str, Any]] = [
     {"mode": "w", "errors": "no such handler", "encoding": "utf-8"},
     {"suffix": b"bytes", "prefix": "text"},
     {"dir": "/no/such/folder"},
+    {"dir": "/tmp\0folder"},
+    {"buffering": "x"},
+    {"buffering": 2.5},
 ]
 
 
@@ -66,6 +69,11 @@ def script(text: bool) -> list[Callable[[Any], Any]]:
         lambda f: f.seek(0, os.SEEK_END),
         lambda f: f.truncate(10),
         lambda f: f.seek(2),
+        lambda f: f.read(),
+        lambda f: f.seek(0),
+        lambda f: f.write(second[:2]),
+        lambda f: f.tell(),
+        lambda f: f.seek(0),
         lambda f: f.read(),
         lambda f: f.closed,
         lambda f: f.aclose(),
@@ -174,6 +182,25 @@ async def test_name_removed_by_somebody_else_is_an_error_and_the_file_is_closed(
     assert file.closed
     await file.aclose()
     assert [path.name for path in tmp_path.iterdir()] == [Path(kept.name).name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="flags of open files are POSIX's")
+@pytest.mark.parametrize("kind", CLASSES[:2])
+@pytest.mark.hosts("asyncio")
+@pytest.mark.parametrize("mode", ["rb", "wb", "a+b", "w"])
+async def test_descriptor_can_do_what_anyios_can(kind: str, mode: str, tmp_path: Path) -> None:
+    import fcntl
+
+    flags = []
+    for module in (anyio, anyio_uring):
+        async with getattr(module, kind)(mode, dir=str(tmp_path)) as file:
+            found = fcntl.fcntl(file.fileno(), fcntl.F_GETFL)
+            flags.append(found & (os.O_RDWR | os.O_WRONLY | os.O_APPEND))
+            if module is anyio_uring and kind == "TemporaryFile":
+                path = f"/proc/self/fd/{file.fileno()}"
+                with pytest.raises(OSError, match=r".*"):  # nobody can give it a name
+                    os.link(path, tmp_path / "name", follow_symlinks=True)
+    assert flags[1] == flags[0]
 
 
 async def test_named_file_closed_synchronously_or_collected_leaves_no_name(tmp_path: Path) -> None:
