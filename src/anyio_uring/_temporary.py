@@ -126,6 +126,15 @@ def _close_and_unlink(made: tuple[int, Any]) -> None:
     os.unlink(made[1])
 
 
+def _remove_name(path: Any) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        # Somebody else was faster, which `tempfile` takes for an error before Python 3.12
+        if not HAS_DELETE_ON_CLOSE:
+            raise
+
+
 def _make_named(suffix: Any, prefix: Any, folder: Any) -> tuple[Opened, Any]:
     """In a thread: a new file's descriptor and its path."""
     made = tempfile.mkstemp(suffix, prefix, folder)
@@ -355,7 +364,7 @@ class NamedTemporaryFile(anyio.NamedTemporaryFile[AnyStr]):
             raise
         file.delete = self._delete
         if self._delete:
-            remove = weakref.finalize(file, os.unlink, path)
+            remove = weakref.finalize(file, _remove_name, path)
             if self._delete_late:
                 self._remove = remove
             else:
