@@ -217,6 +217,7 @@ class TemporaryFile(anyio.TemporaryFile[AnyStr]):
         where = 0 if self.dir is None else self.dir  # `tempfile` opens that, with an opener
         mode = check_arguments(where, self.mode, buffering, *coding, True, None)
         runtime = current_runtime()
+        await runtime.gate.admit()  # the kernel may be done before it could be asked to cancel
         opened = await _open_nameless(runtime, self.suffix, self.prefix, self.dir)
         file = await _finish(runtime, opened, opened.fd, mode, buffering)
         if not mode.binary:

@@ -101,6 +101,22 @@ def test_scope_cancelled_at_any_step(
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.hosts("asyncio", "uvloop", "trio")
+@pytest.mark.parametrize("kind", ["TemporaryFile", "NamedTemporaryFile", "TemporaryDirectory"])
+def test_entering_in_a_cancelled_scope_makes_nothing(
+    kind: str, tmp_path: Path, anyio_backend: Any
+) -> None:
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            async with getattr(anyio_uring, kind)(dir=str(tmp_path)):
+                pytest.fail("the block was entered")
+        assert scope.cancelled_caught
+
+    run(main, anyio_backend)
+    assert leftovers(tmp_path) == []
+
+
 @pytest.mark.hosts("asyncio")
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_task_cancelled_natively_at_any_step(
