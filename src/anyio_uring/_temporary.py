@@ -82,6 +82,11 @@ class _Named(AsyncFile[AnyStr]):
     _remove: Callable[[], object] | None
     delete: bool
 
+    @property
+    def name(self) -> Any:
+        """The path."""
+        return self._name
+
     async def aclose(self) -> None:
         try:
             await super().aclose()

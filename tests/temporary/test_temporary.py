@@ -215,6 +215,18 @@ async def test_descriptor_can_do_what_anyios_can(kind: str, mode: str, tmp_path:
     assert flags[1] == flags[0]
 
 
+@pytest.mark.parametrize("mode", ["w+b", "w+"])
+async def test_named_file_that_was_detached_still_has_its_name(mode: Any, tmp_path: Path) -> None:
+    block = anyio_uring.NamedTemporaryFile(mode, dir=str(tmp_path))
+    file: Any = await block.__aenter__()
+    below = file.detach()
+    assert [file.name] == [str(path) for path in tmp_path.iterdir()]
+    with pytest.raises(ValueError, match="has been detached"):
+        await block.__aexit__(None, None, None)
+    assert list(tmp_path.iterdir()) == []
+    await below.aclose()
+
+
 async def test_named_file_closed_synchronously_or_collected_leaves_no_name(tmp_path: Path) -> None:
     file = await anyio_uring.NamedTemporaryFile(dir=str(tmp_path)).__aenter__()
     file.close()
