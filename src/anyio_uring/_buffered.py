@@ -36,9 +36,7 @@ from ._buffer import (
 )
 from ._buffer_steps import BufferSteps
 from ._errors import CLOSED, os_error, unsupported
-from ._file import (
-    SEEK_WHENCES,
-)
+from ._file_steps import SEEK_WHENCES
 from ._handle import Handle, plain_attributes
 from ._raw import RawFile
 from ._runtime import current_runtime

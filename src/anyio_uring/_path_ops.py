@@ -100,13 +100,8 @@ class PathOps:
         :param discard: called, in any thread, with an answer that nobody waits for any more
         """
         self.threads.jobs += 1
-        errand = Errand(function, discard)
-        try:
-            await to_thread.run_sync(errand, abandon_on_cancel=True, limiter=limiter)
-        except BaseException:
-            errand.abandon()
-            raise
-        return errand.take()
+        in_thread = partial(to_thread.run_sync, abandon_on_cancel=True, limiter=limiter)
+        return await Errand(function, discard).run(in_thread)
 
     async def do(self, function: Callable[[], T], limiter: CapacityLimiter | None) -> T:
         """A change in a thread, which runs to its end whatever becomes of the task."""

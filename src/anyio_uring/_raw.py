@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, cast
 
 from ._arguments import as_readable, as_size, as_writable
 from ._errors import CLOSED, NOT_WRITABLE, os_error, unsupported
-from ._file import (
-    EINVAL,
-    POSITION_MAX,
-    AsyncFile,
-)
+from ._file import AsyncFile
+from ._file_steps import EINVAL, POSITION_MAX
 from ._handle import plain_attributes, read_now
 from ._mounts import NOW_NEVER
 
