@@ -12,6 +12,7 @@ stay cancellable.
 from __future__ import annotations
 
 import os
+import select
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -56,6 +57,7 @@ class ThreadOps:
         self.jobs = 0
         self._host = host
         self._limiter: Any = None  # of the loop, for files that have none of their own
+        self._waits: list[tuple[Handle, int]] = []  # for streams, and what the loop watches
 
     def _count(self, limiter: CapacityLimiter | None, size: int = 0) -> Any:
         """Whatever every hop begins with; returns the limiter to be used.
@@ -181,7 +183,7 @@ class ThreadOps:
             return await self.fetch(
                 job, lambda: pread_full(handle.fd, size, offset), offset, _itself, size=size
             )
-        await self._ready(job, _wait_readable)
+        await self._ready(job)
         return await self.fetch(
             job, lambda: _nonblocking(lambda: os.read(handle.fd, size)), -1, _itself
         )
@@ -240,7 +242,7 @@ class ThreadOps:
                     job, lambda: pread_full(handle.fd, size, offset), offset, _itself, view, size
                 )
             else:
-                await self._ready(job, _wait_readable)
+                await self._ready(job)
                 data = await self.fetch(
                     job, lambda: _nonblocking(lambda: os.read(handle.fd, size)), -1, _itself, view
                 )
@@ -275,7 +277,7 @@ class ThreadOps:
                 return count
 
         if not handle.seekable:
-            await self._ready(job, _wait_writable)
+            await self._ready(job, writing=True)
         return await self.run(job, writing, view.nbytes)
 
     async def size(self, job: Job) -> int:
@@ -316,14 +318,14 @@ class ThreadOps:
 
     # -- streams --------------------------------------------------------------------------------
 
-    async def _ready(self, job: Job, wait: Callable[[int], Awaitable[None]]) -> None:
+    async def _ready(self, job: Job, *, writing: bool = False) -> None:
         """Wait in the loop until a stream is ready, so that it can be cancelled."""
         handle = job.handle
         if handle.nonblocking or not can_poll(handle):
             return
         handle.join()
         try:
-            await wait(handle.fd)
+            await self._wait(handle, writing)
         except ClosedResourceError:
             _call(job.done, None)
             raise closed_error() from None
@@ -331,34 +333,54 @@ class ThreadOps:
             _call(job.done, None)
             raise
         finally:
-            # uvloop has made the descriptor non-blocking, and leaves it so
-            with suppress(OSError):  # closed by its owner, which the operation will notice
-                os.set_blocking(handle.fd, True)
             handle.leave()
         if handle.closing:
             _call(job.done, None)
             raise closed_error()
 
+    async def _wait(self, handle: Handle, writing: bool) -> None:
+        # AnyIO loads these with its sockets and with TLS, which takes as long as all the rest of
+        # AnyIO and which a program with files only may never need.
+        from anyio import wait_readable, wait_writable
+
+        held = _hold(handle.fd, writing)
+        wait = wait_writable if writing and held is None else wait_readable
+        watched = (handle, handle.fd if held is None else held.fileno())
+        self._waits.append(watched)
+        try:
+            await wait(watched[1])
+        finally:
+            self._waits.remove(watched)
+            if held is not None:
+                held.close()
+            else:
+                # uvloop leaves it non-blocking
+                with suppress(OSError):  # closed by its owner, which the operation will notice
+                    os.set_blocking(handle.fd, True)
+
     def interrupt(self, handle: Handle) -> None:
         """The file is being closed: end the waits for its descriptor to become ready."""
-        if can_poll(handle):
-            from anyio import notify_closing
+        for waiting, watched in self._waits:
+            if waiting is handle:
+                from anyio import notify_closing
 
-            notify_closing(handle.fd)
-
-
-# AnyIO loads these with its sockets and with TLS, which takes as long as all the rest of AnyIO and
-# which a program with files only may never need.
-async def _wait_readable(fd: int) -> None:
-    from anyio import wait_readable
-
-    await wait_readable(fd)
+                notify_closing(watched)
 
 
-async def _wait_writable(fd: int) -> None:
-    from anyio import wait_writable
+def _hold(fd: int, writing: bool) -> Any:
+    """An epoll set that has only `fd` in it, for the loop to watch; None if there can be none.
 
-    await wait_writable(fd)
+    uvloop makes whatever it watches non-blocking, and a terminal or a pipe would be so for all the
+    processes that share it.  The set is ours alone.  It is readable when `fd` is ready or broken.
+    """
+    if not hasattr(select, "epoll"):
+        return None
+    try:
+        held = select.epoll()
+        held.register(fd, select.EPOLLOUT if writing else select.EPOLLIN)
+    except OSError:  # no descriptor is left, or what the loop's own set will complain of
+        return None
+    return held
 
 
 async def read_growing(

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.conftest import Tiers
-from tests.support.state import fifo_writer, nothing_in_flight, until
+from tests.support.state import descriptors, fifo_writer, nothing_in_flight, until
 
 import anyio_uring
 from anyio_uring import AsyncFile
@@ -43,6 +43,19 @@ async def test_task_cancel_ends_a_read(tiers: Tiers, tmp_path: Path) -> None:
             await task
         assert task.cancelled()
         assert task.cancelling() == 1
+
+
+async def test_task_cancel_leaves_no_descriptor(tiers: Tiers, tmp_path: Path) -> None:
+    async with fifo(tmp_path) as (file, _):
+        for number in range(20):
+            task = asyncio.ensure_future(file.read(10))
+            await until(lambda: file._handle.inflight == 1)
+            task.cancel()
+            await asyncio.wait([task])
+            await nothing_in_flight()
+            if number == 0:
+                before = descriptors()  # with a ring, which stays
+        assert descriptors() == before
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 0.005])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -19,7 +22,7 @@ from tests.support.state import (
 )
 
 import anyio_uring
-from anyio_uring import statistics
+from anyio_uring import _driver_thread, statistics
 
 pytestmark = pytest.mark.anyio
 
@@ -167,6 +170,77 @@ async def test_close_ends_a_waiting_read(tiers: Tiers, tmp_path: Path) -> None:
             await file.aclose()
         assert [str(error) for error in errors] == ["I/O operation on closed file"]
         assert fd not in descriptors()
+
+
+@pytest.mark.parametrize("end", ["ready", "hung up", "cancelled", "closed"])
+async def test_read_that_has_waited_leaves_no_descriptor(
+    tiers: Tiers, tmp_path: Path, end: str
+) -> None:
+    async def wait_once() -> None:
+        os.mkfifo(path)
+        peer = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        file = await anyio_uring.open_file(path, "rb", 0)
+        path.unlink()
+        async with anyio.create_task_group() as group:
+
+            async def read() -> None:
+                with contextlib.suppress(ValueError):
+                    await file.read(10)
+
+            group.start_soon(read)
+            await until(lambda: file._handle.inflight == 1)
+            if end == "ready":
+                os.write(peer, b"x")
+            elif end == "hung up":
+                os.close(peer)
+            elif end == "cancelled":
+                group.cancel_scope.cancel()
+            else:
+                await file.aclose()
+        await file.aclose()
+        if end != "hung up":
+            os.close(peer)
+
+    path = tmp_path / "fifo"
+    await wait_once()  # makes what stays: the ring
+    before = descriptors()
+    for _ in range(20):
+        await wait_once()
+    assert descriptors() == before
+
+
+def no_descriptor_left() -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.tiers("thread")
+@pytest.mark.parametrize(
+    "select",
+    [SimpleNamespace(), SimpleNamespace(epoll=no_descriptor_left)],
+    ids=["elsewhere than on Linux", "no descriptor left"],
+)
+async def test_stream_is_waited_for_without_an_epoll_set(
+    tiers: Tiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: SimpleNamespace
+) -> None:
+    monkeypatch.setattr(_driver_thread, "select", select)
+    with fifo_writer(tmp_path / "fifo") as fd:
+        file = await anyio_uring.open_file(tmp_path / "fifo", "rb", 0)
+        with anyio.move_on_after(0.01) as scope:
+            await file.read(10)
+        assert scope.cancelled_caught
+        assert os.get_blocking(file.fileno())
+        os.write(fd, b"later")
+        assert await file.read(10) == b"later"
+        assert os.get_blocking(file.fileno())
+
+        async def read() -> None:
+            with pytest.raises(ValueError, match="closed file"):
+                await file.read(10)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await until(lambda: file._handle.inflight == 1)
+            await file.aclose()
 
 
 async def test_shielded_read_goes_on_and_the_scope_raises_afterwards(

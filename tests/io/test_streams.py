@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import pty
 import socket
@@ -51,6 +53,23 @@ except ImportError:  # not on Windows
     KINDS: list[Callable[[], Ends]] = [pipe, sockets]
 else:
     KINDS = [pipe, sockets, terminal]
+
+
+def flags(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_GETFL)
+
+
+def fill(fd: int) -> None:
+    """Write until there is no room, and leave the descriptor blocking."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, bytes(4096))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, b"x")
+    os.set_blocking(fd, True)
+
 
 two_ways = pytest.mark.parametrize("kind", [pipe, sockets])
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -359,19 +378,89 @@ async def test_nonblocking_write_takes_a_part(tiers: Tiers, ends: Ends) -> None:
 
 
 @every_kind
-async def test_blocking_mode_of_a_descriptor_is_left_as_it_was(tiers: Tiers, ends: Ends) -> None:
+async def test_flags_of_a_stream_are_left_alone_by_a_read(tiers: Tiers, ends: Ends) -> None:
     reader, writer = ends
+    before = flags(reader), flags(writer)
     async with (
         await anyio_uring.open_file(reader, "rb", 0, closefd=False) as source,
         await anyio_uring.open_file(writer, "wb", 0, closefd=False) as sink,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(source.read, 3)
+        await until(lambda: source._handle.inflight == 1)
         for _ in range(5):
             await anyio.lowlevel.checkpoint()
+        assert (flags(reader), flags(writer)) == before  # while it waits
         await sink.write(b"abc")
-    assert os.get_blocking(reader)
-    assert os.get_blocking(writer)
+    assert (flags(reader), flags(writer)) == before
+
+
+@two_ways
+async def test_flags_of_a_stream_are_left_alone_by_a_write(tiers: Tiers, ends: Ends) -> None:
+    reader, writer = ends
+    fill(writer)
+    os.set_blocking(reader, False)
+    before = flags(writer)
+    async with (
+        await anyio_uring.open_file(writer, "wb", 0, closefd=False) as sink,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(sink.write, b"abc")
+        await until(lambda: sink._handle.inflight == 1)
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        assert flags(writer) == before  # while it waits
+        got = bytearray()
+        while not got.endswith(b"abc"):
+            try:
+                got += os.read(reader, 1 << 20)
+            except BlockingIOError:
+                await anyio.lowlevel.checkpoint()
+    assert flags(writer) == before
+
+
+@two_ways
+async def test_write_that_waits_ends_when_its_reader_goes(tiers: Tiers, ends: Ends) -> None:
+    reader, writer = ends
+    fill(writer)
+    errors: list[BaseException] = []
+
+    async def write(file: Any) -> None:
+        try:
+            await file.write(b"abc")
+        except OSError as error:
+            errors.append(error)
+
+    async with (
+        await anyio_uring.open_file(writer, "wb", 0, closefd=False) as sink,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(write, sink)
+        await until(lambda: sink._handle.inflight == 1)
+        os.close(reader)
+    assert [type(error) for error in errors] in ([BrokenPipeError], [ConnectionResetError])
+
+
+@pytest.mark.hosts("asyncio", "trio")  # uvloop's own wait makes the descriptor non-blocking
+@two_ways
+async def test_somebody_elses_wait_for_a_stream_goes_on(tiers: Tiers, ends: Ends) -> None:
+    reader, writer = ends
+    ready = anyio.Event()
+
+    async def watch() -> None:
+        await anyio.wait_readable(reader)
+        ready.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        await anyio.wait_all_tasks_blocked()
+        async with await anyio_uring.open_file(reader, "rb", 0, closefd=False) as file:
+            with anyio.move_on_after(0.01) as scope:
+                await file.read(1)
+            assert scope.cancelled_caught
+        assert not ready.is_set()
+        os.write(writer, b"x")
+    assert ready.is_set()
 
 
 async def test_ordinary_file_takes_no_notice_of_nonblocking(tiers: Tiers, tmp_path: Path) -> None:
