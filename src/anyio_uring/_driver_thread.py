@@ -348,7 +348,8 @@ class ThreadOps:
         watched = (handle, handle.fd if held is None else held.fileno())
         self._waits.append(watched)
         try:
-            await wait(watched[1])
+            if held is None or not held.poll(0):
+                await wait(watched[1])
         finally:
             self._waits.remove(watched)
             if held is not None:
