@@ -16,7 +16,7 @@ import select
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import ClosedResourceError, to_thread
@@ -57,7 +57,7 @@ class ThreadOps:
         self.jobs = 0
         self._host = host
         self._limiter: Any = None  # of the loop, for files that have none of their own
-        self._waits: list[tuple[Handle, int]] = []  # for streams, and what the loop watches
+        self._waits: list[tuple[Handle, Any]] = []  # for streams, and the sets that hold them
 
     def _count(self, limiter: CapacityLimiter | None, size: int = 0) -> Any:
         """Whatever every hop begins with; returns the limiter to be used.
@@ -344,14 +344,15 @@ class ThreadOps:
         from anyio import wait_readable, wait_writable
 
         held = _hold(handle.fd, writing)
-        wait = wait_writable if writing and held is None else wait_readable
-        watched = (handle, handle.fd if held is None else held.fileno())
-        self._waits.append(watched)
+        wait = (handle, held)
+        self._waits.append(wait)
         try:
-            if held is None or not held.poll(0):
-                await wait(watched[1])
+            if held is None:
+                await (wait_writable if writing else wait_readable)(handle.fd)
+            elif not held.poll(0):
+                await wait_readable(held.fileno())
         finally:
-            self._waits.remove(watched)
+            self._waits.remove(wait)
             if held is not None:
                 held.close()
             else:
@@ -361,11 +362,28 @@ class ThreadOps:
 
     def interrupt(self, handle: Handle) -> None:
         """The file is being closed: end the waits for its descriptor to become ready."""
-        for waiting, watched in self._waits:
-            if waiting is handle:
+        for waiting, held in self._waits:
+            if waiting is handle and not (held is not None and _end(held)):
                 from anyio import notify_closing
 
-                notify_closing(watched)
+                # With sniffio this works in tasks only, not in what another loop has asked for
+                notify_closing(handle.fd if held is None else held.fileno())
+
+
+def _end(held: Any) -> bool:
+    """Make a set readable, whatever is in it; False if no descriptor is left for that."""
+    try:
+        held.register(_always_ready(), select.EPOLLIN)
+    except FileExistsError:
+        return True  # by another task that closes
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def _always_ready() -> int:
+    return os.eventfd(1)  # one for the process; nobody reads it
 
 
 def _hold(fd: int, writing: bool) -> Any:
