@@ -369,6 +369,12 @@ class ThreadOps:
                 # With sniffio this works in tasks only, not in what another loop has asked for
                 notify_closing(handle.fd if held is None else held.fileno())
 
+    def shut_down(self) -> None:
+        """The loop ends: let go of what it watches.  AnyIO would keep waiting tasks for ever."""
+        for _, held in self._waits:
+            if held is not None:
+                held.close()
+
 
 def _end(held: Any) -> bool:
     """Make a set readable, whatever is in it; False if no descriptor is left for that."""

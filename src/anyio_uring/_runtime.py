@@ -119,6 +119,7 @@ class Runtime:
             _runtimes.discard(self)
         if self.meter is not None:
             self.meter.retire()
+        self.threads.shut_down()
         self.host.shut_down()
 
     def statistics(self) -> Statistics:

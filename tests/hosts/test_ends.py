@@ -221,6 +221,32 @@ def test_loop_closed_with_a_read_in_flight_cancels_it(
 
 
 @asyncio_loops
+@pytest.mark.tiers("now+thread", "thread")
+def test_loop_closed_with_a_wait_for_a_stream_watches_nothing(tiers: Tiers, host: str) -> None:
+    reader, writer = os.pipe()
+    new_loop(host).close()
+    before = descriptors()
+    loop = new_loop(host)
+    file = loop.run_until_complete(anyio_uring.open_file(reader, "rb", 0, closefd=False))
+
+    async def begin() -> asyncio.Task[bytes]:
+        task = asyncio.ensure_future(file.read(10))
+        await until(lambda: file._handle.inflight == 1)
+        return task
+
+    task = loop.run_until_complete(begin())
+    loop.close()
+    try:
+        assert descriptors() == before
+    finally:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task.get_coro().close()  # type: ignore[union-attr]
+        file.close()
+        os.close(reader)
+        os.close(writer)
+
+
+@asyncio_loops
 def test_loop_stopped_and_run_again_in_another_thread(
     tiers: Tiers, tmp_path: Path, host: str
 ) -> None:
