@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import anyio
 
-from ._chunks import Left, read_chunk, stat_chunk
+from ._many import Left, read_chunk, stat_chunk
 from ._open import open_file
 from ._runtime import Runtime, current_runtime
 from ._whole import read_waiting
