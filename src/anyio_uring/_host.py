@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ._errors import logger
 from ._pool import Pool, forget_pools
-from ._settings import Settings
+from ._settings import Settings, workers_cap
 
 if TYPE_CHECKING:
     from ._uring import Operation, Ring
@@ -129,6 +129,8 @@ class Host:
 
         settings = self.settings
         ring = Ring(settings.inflight_max, settings.workers_max)
+        if settings.workers_max is None:
+            ring.limit_workers(workers_cap(settings), 0)
         self.rings_made += 1
         _rings.add(ring)
         return ring
@@ -146,12 +148,10 @@ class Host:
         """`count` operations that can block a kernel worker for long have come (or, negative,
         gone): the cap moves with them, so that they do not hold up everybody else's files.
         """
-        import os
-
         self._blocking += count
         ring = self.ring
         if ring is not None and not ring.closed:
-            base = self.settings.workers_max or 4 * (os.cpu_count() or 1)
+            base = workers_cap(self.settings)
             ring.limit_workers(min(base + self._blocking, 1024), 0)
 
     # -- operations -----------------------------------------------------------------------------

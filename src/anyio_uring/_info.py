@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from . import _handle, _mounts, _probe
-from ._settings import allowed_tiers, current_settings
+from ._settings import allowed_tiers, current_settings, workers_cap
 
 if TYPE_CHECKING:
     from _typeshed import StrOrBytesPath
@@ -103,7 +103,7 @@ def driver_info(path: StrOrBytesPath | None = None) -> DriverInfo:
         if not _handle.COMPILED or NOW not in allowed_tiers():
             now, local = _mounts.NOW_NEVER, False
         tiers = _tiers_of(st_mode, file_system, now, local, has)
-    cap = settings.workers_max or 4 * (os.cpu_count() or 1)
+    cap = workers_cap(settings)
     import platform  # takes longer to import than this module
 
     return DriverInfo(

@@ -26,8 +26,8 @@ class Settings:
         need no waiting; a number makes the loop turn after so many of them, 1 after every one
     :ivar inline_size_max: bytes copied on the loop's thread at once
     :ivar inflight_max: operations in the kernel for each loop; more wait in order
-    :ivar workers_max: kernel worker threads for each loop; None leaves the kernel's own cap
-        (four for each processor)
+    :ivar workers_max: kernel worker threads for each loop; None: sixteen, or four for each
+        processor if that is more
     :ivar cancel_grace: seconds between a kernel cancel that did not take and leaving an
         operation without effect behind
 
@@ -136,3 +136,12 @@ def force_tiers(*tiers: Tier) -> Iterator[None]:
         yield
     finally:
         _tiers = before
+
+
+def workers_cap(settings: Settings) -> int:
+    """Kernel worker threads of one loop.
+
+    The kernel's own cap, four for each processor, is too low where few of these are there: workers
+    wait for disks, and what can wait together (a commit of btrfs) costs once.
+    """
+    return settings.workers_max or max(16, 4 * (os.cpu_count() or 1))

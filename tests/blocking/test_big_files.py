@@ -116,18 +116,21 @@ async def test_last_close_of_an_unlinked_file(big: Path, chunk: bytes) -> None:
 async def test_read_of_a_cached_giant(
     giant: Path, call: Callable[[AsyncFile[bytes]], Awaitable[bytes]]
 ) -> None:
+    reads = 0
     async with await open_file(giant, "rb", 0) as file:
 
         async def rewind() -> None:
             await file.seek(0)
 
         async def read(_: None) -> bytes:
+            nonlocal reads
+            reads += 1  # once more if something else has held the loop up
             data = await call(file)
             assert len(data) == 1024 * MIB
             return data
 
         await assert_loop_turns(rewind, read)
-        assert statistics().now <= 1  # the look whether the file has grown meanwhile
+        assert statistics().now <= reads  # the look whether the file has grown meanwhile
 
 
 async def test_readinto_a_giant_buffer(giant: Path) -> None:
