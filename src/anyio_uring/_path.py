@@ -8,16 +8,16 @@ import pathlib
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from errno import EBADF, ELOOP, ENOENT, ENOTDIR
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import anyio
 
+from . import _path_jobs
 from ._listing import Listing, names
 from ._open import open_file
-from ._runtime import Runtime, current_runtime
-from ._whole import decoded, facts, facts_at_once, read_at_once, read_whole
+from ._path_jobs import is_anything, is_kind
+from ._whole import facts, facts_at_once, read_at_once, read_whole
 
 if TYPE_CHECKING:
     from typing import Self
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from _typeshed import OpenBinaryMode, OpenTextMode, ReadableBuffer
 
     from ._file import AsyncFile
-
-T = TypeVar("T")
-
-# What `pathlib` takes for "there is no such thing"; newer versions ask `os.path`, and take all.
-ABSENT = frozenset({ENOENT, ENOTDIR, EBADF, ELOOP})
-
-
-def is_absence(error: OSError) -> bool:
-    """Whether the predicates of this Python's `pathlib` answer False to an error."""
-    if sys.version_info >= (3, 14):
-        return True
-    return error.errno in ABSENT or getattr(error, "winerror", None) in {21, 123, 1921}
 
 
 class Path(anyio.Path):
@@ -96,56 +84,42 @@ class Path(anyio.Path):
 
     async def exists(self, *, follow_symlinks: bool = True) -> bool:
         """As :meth:`pathlib.Path.exists`; `follow_symlinks` also where Python has it not yet."""
-        return await self._is(lambda mode: True, follow_symlinks)
+        return await is_kind(str(self._path), is_anything, follow_symlinks, self._limiter)
 
     async def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """As :meth:`pathlib.Path.is_dir`."""
-        return await self._is(stat.S_ISDIR, follow_symlinks)
+        return await is_kind(str(self._path), stat.S_ISDIR, follow_symlinks, self._limiter)
 
     async def is_file(self, *, follow_symlinks: bool = True) -> bool:
         """As :meth:`pathlib.Path.is_file`."""
-        return await self._is(stat.S_ISREG, follow_symlinks)
+        return await is_kind(str(self._path), stat.S_ISREG, follow_symlinks, self._limiter)
 
     async def is_symlink(self) -> bool:
         """As :meth:`pathlib.Path.is_symlink`."""
-        return await self._is(stat.S_ISLNK, False)
+        return await is_kind(str(self._path), stat.S_ISLNK, False, self._limiter)
 
     async def is_socket(self) -> bool:
         """As :meth:`pathlib.Path.is_socket`."""
-        return await self._is(stat.S_ISSOCK)
+        return await is_kind(str(self._path), stat.S_ISSOCK, True, self._limiter)
 
     async def is_fifo(self) -> bool:
         """As :meth:`pathlib.Path.is_fifo`."""
-        return await self._is(stat.S_ISFIFO)
+        return await is_kind(str(self._path), stat.S_ISFIFO, True, self._limiter)
 
     async def is_block_device(self) -> bool:
         """As :meth:`pathlib.Path.is_block_device`."""
-        return await self._is(stat.S_ISBLK)
+        return await is_kind(str(self._path), stat.S_ISBLK, True, self._limiter)
 
     async def is_char_device(self) -> bool:
         """As :meth:`pathlib.Path.is_char_device`."""
-        return await self._is(stat.S_ISCHR)
-
-    async def _is(self, kind: Callable[[int], bool], follow: bool = True) -> bool:
-        try:
-            text = str(self._path)
-            found = facts_at_once(text, follow) or await facts(text, follow, self._limiter)
-            return kind(found.st_mode)
-        except OSError as error:
-            if is_absence(error):
-                return False
-            raise
-        except ValueError:
-            return False  # a name that no file can have
+        return await is_kind(str(self._path), stat.S_ISCHR, True, self._limiter)
 
     async def samefile(self, other_path: str | os.PathLike[str]) -> bool:
         """As :meth:`pathlib.Path.samefile`.
 
         :raises OSError: one of the two cannot be asked
         """
-        mine = await self.stat()
-        other = await facts(os.fspath(other_path), True, self._limiter)
-        return os.path.samestat(mine, other)
+        return await _path_jobs.same_file(str(self._path), other_path, self._limiter)
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -215,14 +189,14 @@ class Path(anyio.Path):
         :raises UnicodeError: it is none in this encoding
         """
         encoding = io.text_encoding(encoding)
-        data = await read_whole(str(self._path), self._limiter)
-        return await decoded(current_runtime(), data, encoding, errors, newline, self._limiter)
+        path, limiter = str(self._path), self._limiter
+        return await _path_jobs.read_text(path, encoding, errors, newline, limiter)
 
     async def write_bytes(self, data: ReadableBuffer) -> int:
         """Make this the whole content of the file, in one job of a thread: once begun, it is not
         cancelled.  Returns the number of bytes.
         """
-        return await self._do(partial(self._path.write_bytes, data))
+        return await _path_jobs.write_bytes(str(self._path), data, self._limiter)
 
     async def write_text(
         self,
@@ -236,62 +210,39 @@ class Path(anyio.Path):
         :raises TypeError: `data` is no string
         """
         encoding = io.text_encoding(encoding)
-        return await self._do(partial(self._path.write_text, data, encoding, errors, newline))
+        path, limiter = str(self._path), self._limiter
+        return await _path_jobs.write_text(path, data, encoding, errors, newline, limiter)
 
     async def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
         """As :meth:`pathlib.Path.touch`."""
-        await self._do(partial(self._path.touch, mode, exist_ok))
-
-    async def _do(self, function: Callable[[], T]) -> T:
-        """One job in a thread that may change something."""
-        runtime = await _begin()
-        return await runtime.paths.do(function, self._limiter)
+        await _path_jobs.touch(str(self._path), mode, exist_ok, self._limiter)
 
     # -- changes of directories -------------------------------------------------------------------
 
     async def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """As :meth:`pathlib.Path.mkdir`."""
-        if parents:
-            await self._do(partial(self._path.mkdir, mode, parents, exist_ok))
-            return
-        runtime = await _begin()
-        try:
-            await runtime.paths.mkdir(str(self._path), mode, self._limiter)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            # Another error than EEXIST may come first: the file system can be read-only
-            if not exist_ok or not await self.is_dir():
-                raise
+        await _path_jobs.mkdir(str(self._path), mode, parents, exist_ok, self._limiter)
 
     async def rmdir(self) -> None:
         """As :meth:`pathlib.Path.rmdir`."""
-        runtime = await _begin()
-        await runtime.paths.rmdir(str(self._path), self._limiter)
+        await _path_jobs.rmdir(str(self._path), self._limiter)
 
     async def unlink(self, missing_ok: bool = False) -> None:
         """As :meth:`pathlib.Path.unlink`."""
-        runtime = await _begin()
-        try:
-            await runtime.paths.unlink(str(self._path), self._limiter)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        await _path_jobs.unlink(str(self._path), missing_ok, self._limiter)
 
     async def rename(self, target: str | pathlib.PurePath | anyio.Path) -> Self:
         """As :meth:`pathlib.Path.rename`; returns the new path.
 
         :raises OSError: as rename(2), with both file names
         """
-        runtime = await _begin()
-        await runtime.paths.rename(str(self._path), os.fspath(target), self._limiter)
+        await _path_jobs.rename(str(self._path), target, self._limiter)
         return type(self)(target, limiter=self._limiter)
 
     async def replace(self, target: str | pathlib.PurePath | anyio.Path) -> Self:
         """As :meth:`pathlib.Path.replace`; returns the new path."""
-        if os.name == "posix":
-            return await self.rename(target)
-        return await super().replace(target)
+        await _path_jobs.replace(str(self._path), target, self._limiter)
+        return type(self)(target, limiter=self._limiter)
 
     async def symlink_to(
         self,
@@ -299,18 +250,14 @@ class Path(anyio.Path):
         target_is_directory: bool = False,
     ) -> None:
         """As :meth:`pathlib.Path.symlink_to`: this becomes a symlink to `target`."""
-        if os.name != "posix":
-            await super().symlink_to(target, target_is_directory)
-            return
-        runtime = await _begin()
-        await runtime.paths.symlink(os.fspath(target), str(self._path), self._limiter)
+        path, limiter = str(self._path), self._limiter
+        await _path_jobs.symlink(path, target, target_is_directory, limiter)
 
     async def hardlink_to(
         self, target: str | bytes | os.PathLike[str] | os.PathLike[bytes]
     ) -> None:
         """As :meth:`pathlib.Path.hardlink_to`: this becomes another name of `target`."""
-        runtime = await _begin()
-        await runtime.paths.link(os.fspath(target), str(self._path), self._limiter)
+        await _path_jobs.hardlink(str(self._path), target, self._limiter)
 
     # -- lists ------------------------------------------------------------------------------------
 
@@ -403,13 +350,6 @@ class Path(anyio.Path):
                     yield self._child(root), directories, files
             finally:
                 listing.close()
-
-
-async def _begin() -> Runtime:
-    """Before any effect: cancelled?  The runtime."""
-    runtime = current_runtime()
-    await runtime.gate.admit()
-    return runtime
 
 
 def _itself(entry: Any) -> Any:

@@ -8,11 +8,16 @@ something shows up as a failing test rather than as a slower program.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Callable
+
     # The class of Trio's files; `anyio_uring.trio` gets it from a public function
     from trio._file_io import AsyncIOWrapper as AsyncIOWrapper  # noqa: PLC0414  # mypy: exported
+
+T = TypeVar("T")
 
 
 class AsyncioView(NamedTuple):
@@ -103,3 +108,17 @@ def trio_unwatch(fd: int) -> None:
     epoll = getattr(getattr(trio_runner(), "io_manager", None), "_epoll", None)
     if epoll is not None and not epoll.closed:
         epoll.unregister(fd)
+
+
+def trio_path_over(of_pathlib: type[pathlib.Path]) -> Callable[[T], T]:
+    """Tell a subclass of `trio.Path` which class does its work in a thread: ``_wrapped_cls``.
+
+    Trio's concrete classes have it, and cannot be subclassed.  If the name is gone, the methods
+    that are still Trio's do not find theirs; ours do without.
+    """
+
+    def complete(kind: T) -> T:
+        kind._wrapped_cls = of_pathlib  # type: ignore[attr-defined]
+        return kind
+
+    return complete

@@ -1,8 +1,9 @@
-"""Trio's flavour: the same files with the signatures and the promises of ``trio.open_file``.
+"""Trio's flavour: the same files and paths with the signatures and the promises of Trio's own.
 
-It differs from :func:`anyio_uring.open_file`, which works on Trio, too, in what Trio promises:
-every call is a full checkpoint, a file has the attributes that its type in `io` has and no others,
-it is its own iterator, and closing it in a cancelled scope closes it and then raises ``Cancelled``.
+They differ from :func:`anyio_uring.open_file` and :class:`anyio_uring.Path`, which work on Trio,
+too, in what Trio promises: every call is a full checkpoint, a file has the attributes that its type
+in `io` has and no others, it is its own iterator, and closing it in a cancelled scope closes it and
+then raises ``Cancelled``; a path is a `pathlib.PurePath`.
 
 >>> import trio
 >>> from anyio_uring.trio import open_file
@@ -26,6 +27,7 @@ from ._buffered import BufferedFile
 from ._file import AsyncFile
 from ._open import open_file as open_anyio_file
 from ._text import TextFile
+from ._trio_path import Path, PosixPath, WindowsPath
 
 if TYPE_CHECKING:
     from _typeshed import (
@@ -42,7 +44,7 @@ else:
     # Trio's own class, which it has no public name for
     AsyncIOWrapper = type(trio.wrap_file(io.BytesIO()))
 
-__all__ = ["open_file", "wrap_file"]
+__all__ = ["Path", "PosixPath", "WindowsPath", "open_file", "wrap_file"]
 
 _FileT_co = TypeVar("_FileT_co", covariant=True)
 _FileT = TypeVar("_FileT")

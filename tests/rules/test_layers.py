@@ -19,8 +19,9 @@ LAYERS = {
     3: "_host_asyncio _host_trio",
     4: "_runtime _info",
     5: "_file_steps _file _raw _buffer_steps _buffered _text_steps _text",
-    6: "_open _streams _temporary _spooled _whole _listing _path _batch",
-    7: "__init__ __main__ _doctor _bench _bench_cases _bench_material _bench_report testing trio",
+    6: "_open _streams _temporary _spooled _whole _listing _path_jobs _path _batch",
+    7: "__init__ __main__ _doctor _bench _bench_cases _bench_material _bench_report testing"
+    " trio _trio_path",
 }
 # The compiled core lies under all of them; the file layer and what is above it never see it.
 CORE = "_uring"
@@ -40,6 +41,7 @@ LOOPS = {
         "_private": "functions",
         "_bench": "functions",
         "trio": "anywhere",
+        "_trio_path": "anywhere",
     },
     "uvloop": {"_bench": "functions"},
 }
