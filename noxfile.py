@@ -89,7 +89,7 @@ def pure(session: nox.Session) -> None:
 
 @nox.session
 def upstream(session: nox.Session) -> None:
-    """Run AnyIO's and Trio's own tests of files, with our names in place of theirs.
+    """Run AnyIO's and Trio's own tests of files and paths, with our names in place of theirs.
 
     AnyIO's come from the source distribution of the version that is installed.
     """

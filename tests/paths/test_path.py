@@ -2,184 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import pathlib
-import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import PurePosixPath
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
 from tests.conftest import Tiers
+from tests.support.trees import CALLS, NAMES, build, same_as_pathlib, snapshot
 
 from anyio_uring import Path, statistics
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiers")]
 
 
-def build(root: pathlib.Path) -> None:
-    """One of everything."""
-    root.mkdir()
-    (root / "file").write_bytes(b"line\r\nother\n")
-    (root / "empty").write_bytes(b"")
-    (root / "text").write_text("größe\nzwei\n", encoding="utf-8")
-    (root / "bad").write_bytes(b"\xff\xfe")
-    (root / "dir").mkdir()
-    (root / "dir" / "a.py").write_bytes(b"a")
-    (root / "dir" / "sub").mkdir()
-    (root / "dir" / "sub" / "b.py").write_bytes(b"b")
-    (root / "void").mkdir()
-    (root / "link").symlink_to("file")
-    (root / "dirlink").symlink_to("dir")
-    (root / "dangling").symlink_to("nowhere")
-    (root / "loop").symlink_to("loop")
-    os.mkfifo(root / "fifo")
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(root / "socket"))
-
-
-def snapshot(root: pathlib.Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for folder, directories, files in os.walk(root):
-        for name in [*directories, *files]:
-            path = pathlib.Path(folder, name)
-            facts = path.lstat()
-            content = None
-            if path.is_symlink():
-                content = os.readlink(path).replace(str(root), "ROOT")
-            elif path.is_file():
-                content = path.read_bytes()
-            found[str(path.relative_to(root))] = (oct(facts.st_mode), facts.st_nlink, content)
-    return found
-
-
-def plain(value: Any, root: pathlib.Path) -> Any:
-    """A result without what must differ between the two trees."""
-    if isinstance(value, os.stat_result):
-        return (value.st_mode, value.st_nlink, value.st_uid, value.st_size, value.st_blksize)
-    if isinstance(value, anyio.Path | PurePosixPath):
-        return "path", str(value).replace(str(root), "ROOT")
-    if isinstance(value, str):
-        return value.replace(str(root), "ROOT")
-    if isinstance(value, list):
-        return sorted(plain(item, root) for item in value)
-    if isinstance(value, tuple):
-        return tuple(plain(item, root) for item in value)
-    return value
-
-
-def outcome(error: BaseException, root: pathlib.Path) -> Any:
-    if isinstance(error, OSError):
-        return (
-            type(error),
-            error.errno,
-            error.strerror,
-            plain(error.filename, root),
-            plain(error.filename2, root),
-        )
-    return type(error), str(error).replace(str(root), "ROOT")
-
-
-async def collect(iterator: AsyncIterator[Any]) -> list[Any]:
-    return [item async for item in iterator]
-
-
-OPERATIONS: dict[str, Callable[[Any], Any]] = {
-    "stat": lambda p: p.stat(),
-    "stat link": lambda p: p.stat(follow_symlinks=False),
-    "lstat": lambda p: p.lstat(),
-    "exists": lambda p: p.exists(),
-    "is_dir": lambda p: p.is_dir(),
-    "is_file": lambda p: p.is_file(),
-    "is_symlink": lambda p: p.is_symlink(),
-    "is_socket": lambda p: p.is_socket(),
-    "is_fifo": lambda p: p.is_fifo(),
-    # (pathlib of 3.11 has one of its own; AnyIO asks os.path)
-    "is_mount": lambda p: p.is_mount() if isinstance(p, anyio.Path) else os.path.ismount(p),
-    "is_block_device": lambda p: p.is_block_device(),
-    "is_char_device": lambda p: p.is_char_device(),
-    "samefile": lambda p: p.samefile(str(p.parent / "file")),
-    "samefile path": lambda p: p.samefile(p.parent / "dir"),
-    "samefile no": lambda p: p.samefile(p.parent / "nowhere"),
-    "mkdir": lambda p: p.mkdir(),
-    "mkdir mode": lambda p: p.mkdir(0o700),
-    "mkdir exist_ok": lambda p: p.mkdir(exist_ok=True),
-    "mkdir parents": lambda p: (p / "x" / "y").mkdir(parents=True),
-    "mkdir parents exist_ok": lambda p: p.mkdir(parents=True, exist_ok=True),
-    "mkdir below": lambda p: (p / "x").mkdir(),
-    "rmdir": lambda p: p.rmdir(),
-    "unlink": lambda p: p.unlink(),
-    "unlink missing_ok": lambda p: p.unlink(missing_ok=True),
-    "rename": lambda p: p.rename(p.parent / "renamed"),
-    "rename onto a file": lambda p: p.rename(str(p.parent / "empty")),
-    "rename onto a directory": lambda p: p.rename(p.parent / "void"),
-    "rename into itself": lambda p: p.rename(p / "x"),
-    "replace": lambda p: p.replace(p.parent / "empty"),
-    "symlink_to": lambda p: p.symlink_to("file"),
-    "symlink_to bytes": lambda p: (p.parent / "new").symlink_to(b"anything"),
-    "symlink_to path": lambda p: (p.parent / "new").symlink_to(p),
-    "hardlink_to": lambda p: (p.parent / "new").hardlink_to(p),
-    "hardlink_to file": lambda p: p.hardlink_to(p.parent / "file"),
-    "touch": lambda p: p.touch(),
-    "touch exclusive": lambda p: p.touch(exist_ok=False),
-    "readlink": lambda p: p.readlink(),
-    "resolve": lambda p: p.resolve(),
-    "chmod": lambda p: p.chmod(0o600),
-    "iterdir": lambda p: p.iterdir(),
-    "glob": lambda p: p.glob("*"),
-    "glob deep": lambda p: p.glob("*/*.py"),
-    "glob empty": lambda p: p.glob(""),
-    "glob absolute": lambda p: p.glob("/x"),
-    "rglob": lambda p: p.rglob("*.py"),
-}
-FILE_OPERATIONS: dict[str, Callable[[Any], Any]] = {
-    "read_bytes": lambda p: p.read_bytes(),
-    "read_text": lambda p: p.read_text("utf-8"),
-    "read_text errors": lambda p: p.read_text("ascii", "replace"),
-    "read_text no encoding": lambda p: p.read_text("nonsense"),
-    "write_bytes": lambda p: p.write_bytes(b"new content"),
-    "write_bytes memoryview": lambda p: p.write_bytes(memoryview(b"new content")),
-    "write_bytes str": lambda p: p.write_bytes("text"),
-    "write_text": lambda p: p.write_text("a\nö\n", "utf-8", newline="\r\n"),
-    "write_text bytes": lambda p: p.write_text(b"bytes"),
-    "write_text cannot": lambda p: p.write_text("ö", "ascii"),
-}
-NAMES = ["file", "empty", "text", "bad", "dir", "void", "link", "dirlink", "dangling", "loop"]
-NAMES += ["fifo", "socket", "nowhere", "file/below", "dir/../file", "n\0l", "x" * 300]
-
-
 @pytest.mark.hosts("asyncio", "uvloop", "trio")
 @pytest.mark.parametrize("name", NAMES, ids=[name[:20].replace("\0", "NUL") for name in NAMES])
 async def test_every_operation_on_everything(tmp_path: pathlib.Path, name: str) -> None:
-    operations = dict(OPERATIONS)
-    if name != "fifo":  # to open one is to wait for its other end
-        operations.update(FILE_OPERATIONS)
-    for number, (title, operation) in enumerate(operations.items()):
-        theirs, ours = tmp_path / f"theirs{number}", tmp_path / f"ours{number}"
-        build(theirs)
-        build(ours)
-        expected: Any
-        try:
-            result = operation(theirs / name)
-            if inspect.isgenerator(result) or hasattr(result, "__next__"):
-                result = list(result)
-            expected = plain(result, theirs)
-        except Exception as error:  # noqa: BLE001
-            expected = outcome(error, theirs)
-        try:
-            result = operation(Path(ours / name))
-            if hasattr(result, "__anext__"):
-                result = await collect(result)
-            else:
-                result = await result
-            found = plain(result, ours)
-        except Exception as error:  # noqa: BLE001
-            found = outcome(error, ours)
-        assert found == expected, title
-        assert snapshot(ours) == snapshot(theirs), title
+    await same_as_pathlib(tmp_path, name, Path)
 
 
 async def test_stat_is_complete(tmp_path: pathlib.Path) -> None:
@@ -298,27 +140,7 @@ async def test_walk_can_be_pruned_and_tells_errors(tmp_path: pathlib.Path) -> No
     assert [type(error) for error in errors] == [FileNotFoundError]
 
 
-MUTATIONS: list[Callable[[Path], Awaitable[Any]]] = [
-    lambda root: (root / "new").mkdir(),
-    lambda root: (root / "void").rmdir(),
-    lambda root: (root / "file").unlink(),
-    lambda root: (root / "file").rename(root / "other"),
-    lambda root: (root / "file").replace(root / "other"),
-    lambda root: (root / "new").symlink_to("file"),
-    lambda root: (root / "new").hardlink_to(root / "file"),
-    lambda root: (root / "new").touch(),
-    lambda root: (root / "file").write_bytes(b"other"),
-    lambda root: (root / "file").write_text("other"),
-    lambda root: (root / "file").read_bytes(),
-    lambda root: (root / "file").read_text(),
-    lambda root: (root / "file").stat(),
-    lambda root: (root / "file").exists(),
-    lambda root: collect(root.iterdir()),
-    lambda root: collect(root.glob("*")),
-]
-
-
-@pytest.mark.parametrize("operation", MUTATIONS, ids=range(len(MUTATIONS)))
+@pytest.mark.parametrize("operation", CALLS, ids=range(len(CALLS)))
 async def test_cancelled_before_it_begins(
     tmp_path: pathlib.Path, operation: Callable[[Path], Awaitable[Any]]
 ) -> None:

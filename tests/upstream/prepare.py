@@ -1,4 +1,4 @@
-"""AnyIO's and Trio's own tests of files, with our names in place of theirs.
+"""AnyIO's and Trio's own tests of files and paths, with our names in place of theirs.
 
     python -m tests.upstream.prepare SDIST FOLDER
 
@@ -13,7 +13,6 @@ import sys
 import tarfile
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 import anyio_uring
 import anyio_uring.trio
@@ -23,7 +22,7 @@ OF_ANYIO = {
     "tests/streams/test_file.py": "test_anyio_streams.py",
     "tests/test_tempfile.py": "test_anyio_tempfile.py",
 }
-OF_TRIO = {"test_file_io.py": "test_trio_file_io.py"}
+OF_TRIO = {"test_file_io.py": "test_trio_file_io.py", "test_path.py": "test_trio_path.py"}
 # The matrix of our tests, and each test in every cell of it
 CONFTEST = """\
 import pytest
@@ -36,27 +35,11 @@ def in_every_tier(tiers):
 HEAD = "import pytest\npytestmark = pytest.mark.hosts({hosts})\n"
 
 
-class AsyncFileOfTheClass(ast.NodeTransformer):
-    """`AsyncFile` in a method becomes the class's, which is AnyIO's."""
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        if node.id != "AsyncFile":
-            return node
-        return ast.Attribute(ast.Name("TestPath", ast.Load()), "AsyncFile", ast.Load())
-
-
 class OurNames(ast.NodeTransformer):
     """Imports from AnyIO of what we have, and what is asked of `trio`, lead to us."""
 
     def __init__(self) -> None:
         self.replaced: set[str] = set()
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        if node.name == "TestPath":  # paths are AnyIO's own still, and so are the files they open
-            node.body.insert(0, ast.parse("from anyio import AsyncFile").body[0])
-            return cast("ast.ClassDef", AsyncFileOfTheClass().visit(node))
-        self.generic_visit(node)
-        return node
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> list[ast.ImportFrom]:
         if node.module not in ("anyio", "anyio.streams.file"):
