@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, assert_type
 
 import anyio
 import pytest
+import trio
 from trio._file_io import AsyncIOWrapper
 
 import anyio_uring
@@ -70,6 +71,28 @@ async def temporary() -> None:
         assert_type(await stream.receive(), bytes)
 
 
+async def takes_path(path: anyio.Path, kind: type[anyio.Path]) -> bytes:
+    async with await path.open("rb") as file:
+        return await file.read(4) + await kind(path).read_bytes()
+
+
+async def test_path_is_accepted_where_anyio_is_annotated(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    path = anyio_uring.Path(tmp_path)
+    assert_type(path / "file", anyio_uring.Path)
+    assert await takes_path(path / "file", anyio_uring.Path) == b"datadata"
+    async with await (path / "file").open("rb") as file:
+        assert_type(file, AsyncFile[bytes])
+    async with await (path / "file").open() as text:
+        assert_type(text, AsyncFile[str])
+    async for child in path.iterdir():
+        assert_type(child, anyio_uring.Path)
+    async for child in path.glob("*"):
+        assert_type(child, anyio_uring.Path)
+    assert_type(await (path / "file").rename(path / "other"), anyio_uring.Path)
+    assert_type(await path.stat(), os.stat_result)
+
+
 def test_settings_are_typed() -> None:
     assert_type(anyio_uring.current_settings(), Settings)
     assert_type(Settings().workers_max, int | None)
@@ -94,3 +117,24 @@ async def flavour_of_trio(path: os.PathLike[str]) -> None:
     assert_type(await anyio_uring.trio.open_file(path, "wb"), AsyncIOWrapper[io.BufferedWriter])
     assert_type(await anyio_uring.trio.wrap_file(io.StringIO()).read(), str)
     assert_type(anyio_uring.wrap_file(io.BytesIO()), anyio.AsyncFile[bytes])
+
+
+async def trio_takes_path(path: trio.Path, kind: type[trio.Path]) -> bytes:
+    async with await path.open("rb") as file:
+        return await file.peek(4) + await kind(path).read_bytes()
+
+
+async def path_of_trio(name: str) -> None:
+    """Only checked: what Trio's own have, with our class."""
+    path = anyio_uring.trio.Path(name)
+    assert_type(path / "file", anyio_uring.trio.Path)
+    assert_type(await trio_takes_path(path, anyio_uring.trio.Path), bytes)
+    assert_type(await path.open("rb"), AsyncIOWrapper[io.BufferedReader])
+    assert_type(await path.open(), AsyncIOWrapper[io.TextIOWrapper])
+    assert_type(await path.rename("other"), anyio_uring.trio.Path)
+    assert_type(await path.resolve(), anyio_uring.trio.Path)
+    assert_type(await path.stat(follow_symlinks=False), os.stat_result)
+    assert_type(await anyio_uring.trio.Path.cwd(), anyio_uring.trio.Path)
+    for child in await path.iterdir():
+        assert_type(child, anyio_uring.trio.Path)
+    await path.stat(False)  # type: ignore[call-arg]

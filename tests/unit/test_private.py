@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pathlib
 import select
 import sys
 import threading
@@ -173,6 +174,25 @@ def test_nothing_is_watched_outside_of_a_trio_run() -> None:
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def test_path_of_trio_works_on_the_class_that_it_names() -> None:
+    made: list[pathlib.Path] = []
+
+    class Recording(type(pathlib.Path())):  # type: ignore[misc]
+        def resolve(self, strict: bool = False) -> pathlib.Path:
+            made.append(self)
+            return pathlib.Path("resolved")
+
+    @_private.trio_path_over(Recording)
+    class Path(trio.Path, type(pathlib.PurePath())):  # type: ignore[misc]
+        pass
+
+    path = Path("name")
+    assert str(trio.run(path.resolve)) == "resolved"
+    assert [type(found) for found in made] == [Recording]
+    concrete: Any = type(trio.Path())
+    assert concrete._wrapped_cls is type(pathlib.Path())
 
 
 # -- missing: the public way ----------------------------------------------------------------------
@@ -347,5 +367,6 @@ def test_nothing_private_is_used_anywhere_else() -> None:
                 "_task_states",
                 "GLOBAL_RUN_CONTEXT",
                 "_cancel_called",
+                "_wrapped_cls",
             ):
                 assert name not in text, f"{path.name} uses {name}"
