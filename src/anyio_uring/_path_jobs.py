@@ -157,10 +157,8 @@ async def rename(
 async def replace(
     path: str, target: AnyPath | os.PathLike[str], limiter: CapacityLimiter | None
 ) -> None:
-    if os.name == "posix":
-        await rename(path, target, limiter)
-    else:
-        await change(partial(os.replace, path, os.fspath(target)), limiter)
+    runtime = await begin()
+    await runtime.paths.replace(path, os.fspath(target), limiter)
 
 
 async def symlink(

@@ -69,8 +69,14 @@ class PathOps:
     async def rename(
         self, source: AnyPath, target: AnyPath, limiter: CapacityLimiter | None
     ) -> None:
-        """As `os.replace` on POSIX; elsewhere `os.rename`, which replaces nothing."""
+        """As `os.rename`, which on Windows replaces nothing."""
         await self._change("rename", os.rename, (source, target), (-1, -1), limiter)
+
+    async def replace(
+        self, source: AnyPath, target: AnyPath, limiter: CapacityLimiter | None
+    ) -> None:
+        """As `os.replace`; where there is a ring, that is the same."""
+        await self._change("rename", os.replace, (source, target), (-1, -1), limiter)
 
     async def unlink(self, path: AnyPath, limiter: CapacityLimiter | None) -> None:
         await self._change("unlink", os.unlink, (path,), (-1,), limiter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ async def facts(path: AnyPath, follow: bool, limiter: CapacityLimiter | None) ->
         await runtime.gate.admit(STAT_COST_BYTES)
     if meter is not None:
         remember(meter)
-        found = stat_now(_encoded(path), follow, meter)
+        found = stat_now(_encoded(path, os.stat), follow, meter)
         if not isinstance(found, int):
             return found
         if found <= WALK_ERROR_BASE:
@@ -57,7 +58,7 @@ async def read_whole(path: AnyPath, limiter: CapacityLimiter | None) -> bytes:
         await runtime.gate.admit(OPEN_COST_BYTES)
     if meter is not None:
         remember(meter)
-        found = read_path_now(_encoded(path), meter)
+        found = read_path_now(_encoded(path, open), meter)
         if isinstance(found, bytes):
             return found
         if found <= WALK_ERROR_BASE:
@@ -98,8 +99,13 @@ def _decode(data: bytes, encoding: str, errors: str | None, newline: str | None)
     return io.TextIOWrapper(io.BytesIO(data), encoding, errors, newline).read()
 
 
-def _encoded(path: AnyPath) -> bytes:
+def _encoded(path: AnyPath, refuse: Callable[[AnyPath], object]) -> bytes:
+    """As the kernel is given it, which would see the part before a NUL only.
+
+    :param refuse: refuses such a path, in the words of this version of Python
+    """
     encoded = os.fsencode(path)
     if b"\0" in encoded:
+        refuse(path)
         raise ValueError("embedded null byte")
     return encoded
