@@ -26,7 +26,7 @@ nitpick_ignore_regex = [
     # Names that type checkers know and Python does not.
     (
         r"py:.*",
-        r"(.*\.)?(StrOrBytesPath|ReadableBuffer|WriteableBuffer|_?Any(Str|_co)?|IO|_[A-Z]\w*)",
+        r"(.*\.)?(StrOrBytesPath|ReadableBuffer|WriteableBuffer|_?Any(Str|_co)?|IO|P|_[A-Z]\w*)",
     ),
     # Bases and annotations whose import was only for type checkers.
     (r"py:.*", r"(AsyncFile\[.*|Callable|CapacityLimiter|Iterable|Literal|Mapping|Path|PathLike)"),
