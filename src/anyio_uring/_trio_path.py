@@ -135,7 +135,7 @@ class Path(trio.Path):
             """Open the file, as :func:`anyio_uring.trio.open_file`."""
             from .trio import open_file  # which imports this module
 
-            if "b" not in mode:
+            if "b" not in str(mode):
                 encoding = io.text_encoding(encoding)
             return await open_file(str(self), mode, buffering, encoding, errors, newline)
 

@@ -54,6 +54,7 @@ FAILING: list[Callable[[Any], Any]] = [
     lambda root: (root / "nowhere").samefile(root),
     lambda root: (root / "nowhere").open(),
     lambda root: (root / "nowhere").open("q"),
+    lambda root: (root / "file").open(3),
     lambda root: settled((root / "nowhere").iterdir()),
 ]
 ANSWERS = [
