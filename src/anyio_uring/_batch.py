@@ -194,7 +194,7 @@ async def _read_part(runtime: Runtime, names: list[AnyPath]) -> list[Any]:
     results: list[Any] = []
     while len(results) < len(names):
         read = partial(read_chunk, names[len(results) :], CHUNK_BYTES)
-        found: list[Any] = await runtime.paths.ask(read, None, close_left)
+        found: list[Any] = await runtime.threads.call(read, None, close_left)
         try:
             for index, result in enumerate(found):
                 if isinstance(result, Left):
@@ -329,11 +329,11 @@ class _Files(Generic[P]):
                 self._news = anyio.Event()
             await self._news.wait()
         path, result = item
+        self._room.set()
         if isinstance(result, Left):
             result = await _read_left(self._runtime, _name(path), result.fd)
         elif isinstance(result, bytes):
             self._held -= len(result)
-            self._room.set()
         else:
             raise result
         return path, result
@@ -364,7 +364,7 @@ class _Files(Generic[P]):
                 self._reading += 1
                 try:
                     read = partial(read_chunk, [_name(path) for path in paths], self._limit)
-                    found = await self._runtime.paths.ask(read, None, close_left)
+                    found = await self._runtime.threads.call(read, None, close_left)
                 finally:
                     self._reading -= 1
                 chunk.items.extend(zip(paths, found, strict=False))
@@ -379,9 +379,13 @@ class _Files(Generic[P]):
         self._news.set()
 
     async def _wait_for_room(self, number: int) -> None:
-        """The first chunk never waits for room that those behind it have: only it makes any."""
-        while self._held + (self._reading + 1) * self._limit > self._ahead_max:
-            if not (self._held or self._reading) or number == next(iter(self._chunks), number):
+        """Room for one hop is kept for the first chunk: those behind it wait for its bytes to go."""
+        while True:
+            wanted = self._held + (self._reading + 1) * self._limit
+            first = next(iter(self._chunks), number)
+            if wanted + self._limit <= self._ahead_max or (
+                number == first and not (number in self._chunks and self._chunks[number].items)
+            ):
                 break
             if self._room.is_set():
                 self._room = anyio.Event()
