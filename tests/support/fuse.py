@@ -24,6 +24,9 @@ What the kernel does of its own accord, and a test may have to know:
 * RELEASE is sent in the background: ``close()`` does not wait for its answer.
 * The kernel stops asking for an operation once it was told ENOSYS, so STATX (sent when the birth
   time is asked for) and ACCESS are seen at most once; GETATTR then stands in for STATX.
+
+The disk is imaginary, too: FSYNC and FSYNCDIR put a file's data and a directory's entries on it,
+and `after_power_cut` tells what it would hold.  There are no hard links.
 """
 
 from __future__ import annotations
@@ -163,6 +166,10 @@ _WRITE_OUT = struct.Struct("=I4x")
 _RELEASE_IN = struct.Struct("=QIIQ")
 _STATFS_OUT = struct.Struct("=5Q4I24x")
 _DIRENT = struct.Struct("=QQII")
+_RENAME_IN = struct.Struct("=Q")  # the two names follow
+_RENAME2_IN = struct.Struct("=QI4x")
+
+_RENAME_NOREPLACE = 1
 
 
 # --- mount(2) -------------------------------------------------------------------------------
@@ -271,6 +278,12 @@ class _Node:
     atime: int = field(default_factory=time.time_ns)
     mtime: int = field(default_factory=time.time_ns)
     ctime: int = field(default_factory=time.time_ns)
+    disk_data: bytes = b""
+    disk_children: dict[str, _Node] = field(default_factory=dict)
+
+    def sync(self) -> None:
+        """Have on the disk what is here: of a directory, the entries, not what they name."""
+        self.disk_data, self.disk_children = bytes(self.data), dict(self.children)
 
     def attributes(self) -> bytes:
         """The kernel's ``struct fuse_attr``."""
@@ -351,6 +364,8 @@ class _Server:
         self._root = self._new_node(stat.S_IFDIR | 0o755)
         for name, content in config["files"].items():
             self._add_file(name, base64.b64decode(content))
+        for node in self._nodes.values():
+            node.sync()
 
         self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
 
@@ -607,8 +622,39 @@ class _Server:
     def _do_flush(self, request: _Request) -> bytes:
         return b""
 
-    _do_fsync = _do_flush
-    _do_fsyncdir = _do_flush
+    def _do_fsync(self, request: _Request) -> bytes:
+        self._node(request).sync()
+        return b""
+
+    _do_fsyncdir = _do_fsync
+
+    def _do_rename(self, request: _Request) -> bytes:
+        (ident,) = _RENAME_IN.unpack_from(request.payload)
+        return self._rename(request, ident, request.payload[_RENAME_IN.size :])
+
+    def _do_rename2(self, request: _Request) -> bytes:
+        ident, flags = _RENAME2_IN.unpack_from(request.payload)
+        if flags != _RENAME_NOREPLACE:
+            raise _OperationError(errno.EINVAL)
+        return self._rename(request, ident, request.payload[_RENAME2_IN.size :], replace=False)
+
+    def _rename(
+        self, request: _Request, ident: int, names: bytes, *, replace: bool = True
+    ) -> bytes:
+        old, new, _ = names.split(b"\0")
+        source, target = self._node(request), self._nodes[ident]
+        if not replace and os.fsdecode(new) in target.children:
+            raise _OperationError(errno.EEXIST)
+        node = source.children.pop(os.fsdecode(old), None)
+        if node is None:
+            raise _OperationError(errno.ENOENT)
+        replaced = target.children.get(os.fsdecode(new))
+        if replaced is not None:
+            replaced.nlink -= 1
+        target.children[os.fsdecode(new)] = node
+        source.mtime = target.mtime = time.time_ns()
+        return b""
+
     _do_release = _do_flush
 
     def _do_opendir(self, request: _Request) -> bytes:
@@ -700,6 +746,18 @@ class _Server:
     def _call_content(self, name: str) -> str:
         with self._changed:
             return base64.b64encode(self._find(name).data).decode()
+
+    def _call_disk(self, entries_synced: bool) -> dict[str, str]:
+        def walk(directory: _Node, prefix: str) -> Iterator[tuple[str, str]]:
+            children = directory.disk_children if entries_synced else directory.children
+            for name, node in children.items():
+                if stat.S_ISDIR(node.mode):
+                    yield from walk(node, f"{prefix}{name}/")
+                else:
+                    yield prefix + name, base64.b64encode(node.disk_data).decode()
+
+        with self._changed:
+            return dict(walk(self._root, ""))
 
 
 def _valid(seconds: float) -> tuple[int, int]:
@@ -914,6 +972,15 @@ class FuseMount:
     def content(self, name: str) -> bytes:
         """What the server holds for this file, without going through the mount."""
         return base64.b64decode(self._call("content", name=name))
+
+    def after_power_cut(self, *, entries_synced: bool) -> dict[str, bytes]:
+        """What the disk would hold if the power went now, by name.
+
+        :param entries_synced: of directories it has what was synced; if not, what is there now,
+            since a file system may write that at any time.  Of files it has what was synced.
+        """
+        disk: dict[str, str] = self._call("disk", entries_synced=entries_synced)
+        return {name: base64.b64decode(data) for name, data in disk.items()}
 
     def close(self) -> None:
         """Unmount, whatever is stalled, open or dead; held requests fail. May be repeated."""

@@ -125,7 +125,7 @@ def test_tree_and_attributes() -> None:
         with pytest.raises(FileNotFoundError):
             (mount.path / "b").stat()
         with pytest.raises(OSError, match="not implemented"):
-            (mount.path / "a").rename(mount.path / "z")
+            (mount.path / "z").symlink_to("a")
 
 
 @needs_fuse
@@ -448,3 +448,34 @@ def test_missing_tool_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None
         mounts.loop("xfs"),
     ):
         pass
+
+
+@needs_fuse
+def test_files_are_renamed_and_replaced() -> None:
+    with FuseMount({"a/file": b"one", "b/file": b"two"}) as mount:
+        (mount.path / "a" / "file").replace(mount.path / "b" / "file")
+        assert mount.content("b/file") == (mount.path / "b" / "file").read_bytes() == b"one"
+        assert os.listdir(mount.path / "a") == []
+        with pytest.raises(FileNotFoundError):
+            (mount.path / "a" / "file").replace(mount.path / "b" / "file")
+
+
+@needs_fuse
+def test_disk_forgets_what_was_not_synced() -> None:
+    with FuseMount({"old": b"old", "sub/old": b"old"}) as mount:
+        with open(mount.path / "sub" / "new", "wb", 0) as file:
+            file.write(b"first")
+            os.fsync(file.fileno())
+            file.write(b"second")
+        (mount.path / "old").write_bytes(b"changed")
+        old = {"old": b"old", "sub/old": b"old"}
+        assert mount.after_power_cut(entries_synced=True) == old
+        assert mount.after_power_cut(entries_synced=False) == {**old, "sub/new": b"first"}
+        (mount.path / "sub" / "old").unlink()
+        fd = os.open(mount.path / "sub", os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        synced = mount.after_power_cut(entries_synced=True)
+        assert synced == {"old": b"old", "sub/new": b"first"}
