@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
     ),
     # Bases and annotations whose import was only for type checkers.
     (r"py:.*", r"(AsyncFile\[.*|Callable|CapacityLimiter|Iterable|Literal|Mapping|Path|PathLike)"),
-    (r"py:.*", r"(Open(Binary|Text)Mode\w*|Handle|open)"),
+    (r"py:.*", r"(Open(Binary|Text)Mode\w*|Handle|open|AbstractAsyncContextManager)"),
 ]
 # Only blocks marked as tests run; the examples in docstrings are programs of several lines.
 doctest_test_doctest_blocks = ""

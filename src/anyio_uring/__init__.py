@@ -20,6 +20,7 @@ from ._runtime import Statistics, statistics
 from ._settings import Settings, configure, current_settings
 
 if TYPE_CHECKING:
+    from ._atomic import atomic_write
     from ._batch import iter_files, read_files, stat_files
     from ._path import Path
     from ._spooled import SpooledTemporaryFile
@@ -50,6 +51,7 @@ __all__ = [
     "TemporaryFile",
     "UringUnavailableError",
     "__version__",
+    "atomic_write",
     "configure",
     "current_settings",
     "driver_info",
@@ -75,6 +77,7 @@ _LATE = {
     "SpooledTemporaryFile": "_spooled",
     "TemporaryDirectory": "_temporary",
     "TemporaryFile": "_temporary",
+    "atomic_write": "_atomic",
     "gettempdir": "_temporary",
     "gettempdirb": "_temporary",
     "iter_files": "_batch",

@@ -379,7 +379,7 @@ class _Files(Generic[P]):
         self._news.set()
 
     async def _wait_for_room(self, number: int) -> None:
-        """Room for one hop is kept for the first chunk: those behind it wait for its bytes to go."""
+        """Room for one hop is kept for the first chunk: those behind wait for its bytes to go."""
         while True:
             wanted = self._held + (self._reading + 1) * self._limit
             first = next(iter(self._chunks), number)

@@ -23,6 +23,7 @@ PUBLIC = [
     "TemporaryFile",
     "UringUnavailableError",
     "__version__",
+    "atomic_write",
     "configure",
     "current_settings",
     "driver_info",

@@ -93,6 +93,16 @@ async def test_path_is_accepted_where_anyio_is_annotated(tmp_path: Path) -> None
     assert_type(await path.stat(), os.stat_result)
 
 
+async def atomic(path: os.PathLike[str], mode: str) -> None:
+    """Only checked."""
+    async with anyio_uring.atomic_write(path) as binary:
+        assert_type(binary, AsyncFile[bytes])
+    async with anyio_uring.atomic_write(path, "x", durable=False, encoding="utf-8") as text:
+        assert_type(text, AsyncFile[str])
+    async with anyio_uring.atomic_write(b"name", mode) as either:
+        assert_type(either, AsyncFile[Any])
+
+
 def test_settings_are_typed() -> None:
     assert_type(anyio_uring.current_settings(), Settings)
     assert_type(Settings().workers_max, int | None)
