@@ -364,6 +364,12 @@ class BufferSteps(AsyncFile[bytes]):
         finally:
             turn.leave()
 
+    async def _settle_ranges(self, runtime: Runtime, pairs: list[tuple[int, int]]) -> None:
+        for size, offset in pairs:
+            if not self._buffer.pending:
+                break
+            await self._settle_range(runtime, offset, size)
+
     def _reading_step(self, turn: Turn, changes: int) -> Job:
         """A read at the kernel's position; it forgets what is older also if its task has left."""
         return self._step(turn, lambda _: self._forget_older(changes))

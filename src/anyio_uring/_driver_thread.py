@@ -14,9 +14,10 @@ from __future__ import annotations
 import os
 import select
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import ClosedResourceError, to_thread
@@ -41,6 +42,10 @@ CHUNK_MIN = 64 << 10
 CHUNK_MAX = 1 << 20
 # A hop into a caller's buffer reads no more than this: freeing what it was read into takes time.
 HOP_MAX = 16 << 20
+# Of many reads one hop makes so many, of so many bytes: then others get the thread, and a
+# cancellation is heard.
+SPANS_MAX = 256
+SPANS_BYTES_MAX = 4 << 20
 # A thread copies no more than this at once.
 COPY_MAX = 1 << 20
 # More than this is put together in a thread: copying it takes milliseconds.
@@ -187,6 +192,21 @@ class ThreadOps:
         return await self.fetch(
             job, lambda: _nonblocking(lambda: os.read(handle.fd, size)), -1, _itself
         )
+
+    async def read_spans(self, job: Job, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        fd = job.handle.fd
+        found: list[bytes] = []
+        while len(found) < len(spans):
+            group: list[tuple[int, int]] = []
+            total = 0
+            for size, offset in islice(spans, len(found), len(found) + SPANS_MAX):
+                if group and total + size > SPANS_BYTES_MAX:
+                    break
+                group.append((size, offset))
+                total += size
+            read = partial(_read_all, fd, group)
+            found += await self.run(job, read)
+        return found
 
     async def _read_paced(self, job: Job, pace: Pace, size: int, offset: int) -> bytes | None:
         """All of a cached range too big for one go, or None."""
@@ -480,6 +500,10 @@ def _name(error: BaseException, job: Job) -> None:
 def _call(done: Done | None, moved: int | None) -> None:
     if done is not None:
         done(moved)
+
+
+def _read_all(fd: int, spans: list[tuple[int, int]], report: Done) -> list[bytes]:
+    return [pread_full(fd, size, offset) for size, offset in spans]
 
 
 def _itself(data: bytes | None) -> bytes:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from . import _uring
 from ._driver_thread import CHUNK_MAX, CHUNK_MIN, ThreadOps, read_growing
@@ -18,6 +18,7 @@ from ._handle import MISS
 from ._host import Host
 from ._mounts import NOW_NEVER
 from ._ops import PACED_MAX, Done, Job, Opened, Pace
+from ._pieces import Pieces, Spans
 from ._settle import Settle
 from ._workers import Workers
 
@@ -25,12 +26,8 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
     from anyio import CapacityLimiter
 
-    from ._uring import Handle, Operation, Ring
+    from ._uring import Handle, Operation
 
-# A big read is several pieces of this size, so many of them in flight at once: enough to keep
-# the processors' copies and the device busy, little enough for others to get their turn.
-PIECE_BYTES = 512 << 10
-PIECES_MAX = 4
 # Up to this size a buffer may be too big for the file rather than ask for the file's size.
 CLIP_MIN = 16 << 20
 
@@ -235,7 +232,7 @@ class UringOps:
                 _call(job.done, got)
                 return _uring.take_bytes(box, got)
         while self._ready(job):
-            pieces = _Pieces(host, handle, size, offset, Settle(job), box, got)
+            pieces = Pieces(host, handle, size, offset, Settle(job), box, got)
             try:
                 pieces.start()
                 if not pieces.done:
@@ -258,6 +255,33 @@ class UringOps:
         data = await self.threads.read(job._replace(tried=True), size, offset)
         assert data is not None
         return data
+
+    async def read_spans(self, job: Job, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        host = self.host
+        todo = dict(enumerate(spans))
+        found: dict[int, bytes] = {}
+        while todo and self._ready(job):
+            unit = Spans(host, job.handle, todo, self.inline_max)
+            try:
+                unit.start()
+                if not unit.done:
+                    await host.wait(unit)
+            except BaseException:
+                if not unit.abandoned:  # torn away outside of `wait`
+                    host.abandon(unit)
+                raise
+            if unit.failed:
+                raise unit.failed[min(unit.failed)].error(job.name)
+            found.update(unit.found)
+            for number in unit.found:
+                del todo[number]
+            if unit.refused:
+                self.workers.refuse(unit.refused)
+                break
+        if todo:
+            rest = await self.threads.read_spans(job, list(todo.values()))
+            found.update(zip(todo, rest, strict=True))
+        return [found[number] for number in range(len(spans))]
 
     async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None:
         handle = job.handle
@@ -452,104 +476,6 @@ def _take(job: Job, operation: Operation) -> bytes | None:
     if operation.result < 0 and (operation.positional or not operation.moved):
         raise operation.error(job.name)
     return operation.take()
-
-
-class _Pieces:
-    """One read of a big range: pieces of it in flight side by side, filling one bytes object."""
-
-    effect = False
-
-    def __init__(
-        self,
-        host: Host,
-        handle: Handle,
-        size: int,
-        offset: int,
-        settle: Settle,
-        box: list[bytes],
-        got: int,
-    ) -> None:
-        self.host = host
-        self.handle = handle
-        self.size = size
-        self.offset = offset
-        self.settle = settle
-        self._box = box  # fresh bytes, in a list so that they can be cut in place
-        self._begin = self._next = got  # what is before that is there already
-        self.waiter: Any = None
-        self.result = 0
-        self.moved = 0
-        self.refused = 0  # or the result of a piece that the ring has refused
-        self.cancelled = False
-        self.abandoned = False
-        self.done = False
-        self._live: dict[int, Operation] = {}
-        self._got: dict[int, int] = {}
-        self._stopping = False
-        self._asked = False
-
-    def start(self) -> None:
-        while self._next < self.size and len(self._live) < PIECES_MAX and not self._stopping:
-            self._start_next()
-
-    def _start_next(self) -> None:
-        start = self._next
-        size = min(PIECE_BYTES, self.size - start)
-        operation = _uring.piece_operation(
-            self.handle, self._box[0], start, size, self.offset + start
-        )
-        operation.when_done = lambda finished: self._piece_done(start, size, finished)
-        self._next = start + size
-        self._live[start] = operation
-        self.host.start(operation)
-
-    def _piece_done(self, start: int, size: int, operation: Operation) -> None:
-        del self._live[start]
-        self._got[start] = operation.moved
-        if operation.refused:
-            self.refused = operation.result
-        elif operation.cancelled:
-            self.cancelled = True
-        elif operation.result < 0:
-            self.result = operation.result
-        if operation.moved < size or self.host.ended:
-            self._stopping = True  # EOF, or one of the above; or nobody is left to read on
-        if not self._stopping and self._next < self.size:
-            self._start_next()
-        elif not self._live:
-            self._finish()
-
-    def _finish(self) -> None:
-        self.done = True
-        position = self.moved = self._begin
-        while position in self._got:
-            self.moved += self._got[position]
-            position += PIECE_BYTES
-            if self.moved < position:
-                break
-        if self._asked and self._next < self.size and self.moved == self._next:
-            self.cancelled = True  # no end of file met, and not everything was asked for
-        if self.result < 0 and self.moved and not self.cancelled:
-            self.result = 0  # the part before the error counts; the next read meets it
-        if not self.refused and not self.cancelled:
-            self.settle.once(self.moved if self.result == 0 else None)
-        if self.waiter is not None:
-            self.host.awake(self)
-
-    def take(self) -> bytes:
-        """What has been read."""
-        return _uring.take_bytes(self._box, self.moved)
-
-    def cancel(self, ring: Ring) -> None:
-        self._stopping = self._asked = True
-        for operation in list(self._live.values()):
-            ring.cancel(operation)
-
-    def abandon(self, ring: Ring) -> None:
-        self.abandoned = True
-        self._stopping = self._asked = True
-        for operation in list(self._live.values()):
-            ring.abandon(operation)
 
 
 def _in_pieces(handle: Handle, offset: int) -> bool:

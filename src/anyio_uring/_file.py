@@ -31,9 +31,10 @@ from anyio import CancelScope, get_cancelled_exc_class
 
 from ._arguments import as_readable, as_size, as_writable
 from ._errors import CLOSED, NOT_WRITABLE, logger, unsupported
-from ._file_steps import FileSteps
+from ._file_steps import POSITION_MAX, FileSteps
 from ._handle import MISS, Handle, plain_attributes, pread_now
 from ._line import Turn
+from ._ranges import read_many
 from ._runtime import Runtime, current_runtime
 
 if TYPE_CHECKING:
@@ -237,6 +238,35 @@ class AsyncFile(FileSteps[AnyStr]):
             await self._settle_range(runtime, offset, view.nbytes)
             return cast(int, await runtime.ops.readinto(self._job(), view, offset))
 
+    async def pread_many(self, requests: Iterable[tuple[int, int]]) -> list[bytes]:
+        """Read many ranges of the file: (size, offset) pairs, their bytes in the same order.
+
+        As so many calls of `pread`, but with one turn of the loop for all that has to be waited
+        for: it is in flight together, and ranges that touch are read as one.  The first error is
+        raised once the reads under way have ended.
+
+        :raises OSError: as `pread`; which range it was is not told
+
+        >>> import anyio, anyio_uring
+        >>> async def main():
+        ...     async with await anyio_uring.open_file("/etc/passwd", "rb") as f:
+        ...         return await f.pread_many([(2, 0), (2, 2), (1, 4)])
+        >>> anyio.run(main)
+        [b'ro', b'ot', b':']
+        """
+        pairs = [(index(size), index(offset)) for size, offset in requests]
+        runtime = await self._begin(0)
+        for _, offset in pairs or [(0, 0)]:
+            self._check_positional(offset)
+        self._check_readable()
+        for size, offset in pairs:
+            if size < 0:
+                raise ValueError("size must not be negative")
+            if max(size, offset) > POSITION_MAX:
+                raise OverflowError("Python int too large to convert to C long")
+        await self._settle_ranges(runtime, pairs)
+        return await read_many(runtime.ops, self._job(), pairs)
+
     async def pwrite(self, data: ReadableBuffer, offset: int) -> int:
         """Write all of `data` at `offset`; returns its size in bytes.  The position does not move.
 
@@ -264,6 +294,9 @@ class AsyncFile(FileSteps[AnyStr]):
 
     async def _settle_range(self, runtime: Runtime, offset: int, size: int) -> None:
         """Before a positional operation: have what is unwritten there written."""
+
+    async def _settle_ranges(self, runtime: Runtime, pairs: list[tuple[int, int]]) -> None:
+        """The same before several of them."""
 
     def _forget_ahead(self) -> None:
         """Around a positional write: what was read ahead may be older than the file."""

@@ -171,6 +171,13 @@ class Host:
         """Hand an operation to the ring: at once when it is alone, else with this turn's batch."""
         raise NotImplementedError
 
+    def submit_now(self) -> None:
+        """What has been started with the ring goes to the kernel, without waiting for a batch."""
+        ring = self.ring
+        assert ring is not None
+        self._submit_soon()
+        self.deliver(ring.submit())
+
     async def wait(self, unit: Unit) -> None:
         """Wait for a unit that has been started; as `perform`."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ file names, and cancel in the same way as far as a thread can be cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from ._handle import MISS
@@ -102,6 +102,12 @@ class FileOps(Protocol):
 
     async def read(self, job: Job, size: int, offset: int) -> bytes | None:
         """`size` bytes; fewer only at EOF, or on a stream."""
+
+    async def read_spans(self, job: Job, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several reads of (size, offset), side by side, each as `read`; none is tried in memory.
+
+        The caller has joined the handle.
+        """
 
     async def read_to_end(self, job: Job, offset: int) -> bytes | None: ...
 

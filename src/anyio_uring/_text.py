@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from operator import index
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -190,6 +190,13 @@ class TextFile(TextSteps):
         raise unsupported(ON_BUFFER)
 
     async def preadinto(self, buffer: WriteableBuffer, offset: int) -> int:
+        """Its `buffer` has it.
+
+        :raises io.UnsupportedOperation: always
+        """
+        raise unsupported(ON_BUFFER)
+
+    async def pread_many(self, requests: Iterable[tuple[int, int]]) -> list[bytes]:
         """Its `buffer` has it.
 
         :raises io.UnsupportedOperation: always
