@@ -28,8 +28,8 @@ from abi cimport (
     AU_AT_SYMLINK_NOFOLLOW, AU_ENTER_EXT_ARG, AU_ENTER_GETEVENTS, AU_FEAT_EXT_ARG,
     AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS, AU_FEAT_RW_CUR_POS,
     AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC, AU_IOSQE_ASYNC,
-    AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FSYNC,
-    AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ,
+    AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE,
+    AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ,
     AU_OP_RENAMEAT, AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
     AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_PROBE, AU_RESOLVE_CACHED,
     AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
@@ -47,7 +47,7 @@ from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
 )
 from sqe cimport (
-    prep_cancel, prep_close, prep_fsync, prep_ftruncate, prep_mkdirat, prep_nop, prep_openat,
+    prep_cancel, prep_close, prep_fallocate, prep_fsync, prep_ftruncate, prep_mkdirat, prep_nop, prep_openat,
     prep_read, prep_statx, prep_two_paths, prep_unlinkat, prep_write,
 )
 
@@ -165,7 +165,7 @@ NOW_RESIDENT = _NOW_RESIDENT
 OPERATIONS = {
     "nop": AU_OP_NOP, "read": AU_OP_READ, "write": AU_OP_WRITE, "openat": AU_OP_OPENAT,
     "close": AU_OP_CLOSE, "statx": AU_OP_STATX, "fsync": AU_OP_FSYNC,
-    "ftruncate": AU_OP_FTRUNCATE, "async_cancel": AU_OP_ASYNC_CANCEL,
+    "fallocate": AU_OP_FALLOCATE, "ftruncate": AU_OP_FTRUNCATE, "async_cancel": AU_OP_ASYNC_CANCEL,
     "rename": AU_OP_RENAMEAT, "unlink": AU_OP_UNLINKAT, "mkdir": AU_OP_MKDIRAT,
     "symlink": AU_OP_SYMLINKAT, "link": AU_OP_LINKAT,
 }
@@ -1880,6 +1880,8 @@ cdef class Operation:
             prep_fsync(sqe, self.fd, <uint32_t>self.flags)
         elif self.opcode == AU_OP_FTRUNCATE:
             prep_ftruncate(sqe, self.fd, self.offset)
+        elif self.opcode == AU_OP_FALLOCATE:
+            prep_fallocate(sqe, self.fd, self.flags, self.offset, self.size)
         else:
             prep_nop(sqe, self.flags)
         if self.nonblocking() and (self.opcode == AU_OP_READ or self.opcode == AU_OP_WRITE):
@@ -2273,6 +2275,15 @@ def fsync_operation(Handle handle, bint datasync):
 def ftruncate_operation(Handle handle, int64_t size):
     cdef Operation operation = new_operation(handle, AU_OP_FTRUNCATE)
     operation.offset = size
+    operation.effect = True
+    return operation
+
+
+def fallocate_operation(Handle handle, int mode, int64_t offset, int64_t size):
+    cdef Operation operation = new_operation(handle, AU_OP_FALLOCATE)
+    operation.flags = mode
+    operation.offset = offset
+    operation.size = size
     operation.effect = True
     return operation
 

@@ -93,6 +93,7 @@ cdef extern from "abi.h" nogil:
     const uint8_t AU_OP_NOP
     const uint8_t AU_OP_FSYNC
     const uint8_t AU_OP_ASYNC_CANCEL
+    const uint8_t AU_OP_FALLOCATE
     const uint8_t AU_OP_OPENAT
     const uint8_t AU_OP_CLOSE
     const uint8_t AU_OP_STATX

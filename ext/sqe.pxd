@@ -7,8 +7,8 @@ own completion; the paths could go earlier (IORING_FEAT_SUBMIT_STABLE), but one 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from abi cimport (
-    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_MKDIRAT, AU_OP_NOP,
-    AU_OP_OPENAT, AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
+    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_MKDIRAT,
+    AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
     AU_NOP_INJECT_RESULT, au_sqe, au_statx,
 )
 
@@ -73,6 +73,16 @@ cdef inline void prep_fsync(au_sqe *sqe, int fd, uint32_t flags) noexcept nogil:
     sqe.opcode = AU_OP_FSYNC
     sqe.fd = fd
     sqe.op_flags = flags
+
+
+cdef inline void prep_fallocate(au_sqe *sqe, int fd, int mode, int64_t offset,
+                                int64_t size) noexcept nogil:
+    """fallocate(2).  5.6."""
+    sqe.opcode = AU_OP_FALLOCATE
+    sqe.fd = fd
+    sqe.off = <uint64_t>offset
+    sqe.addr = <uint64_t>size
+    sqe.len = <uint32_t>mode
 
 
 cdef inline void prep_ftruncate(au_sqe *sqe, int fd, int64_t size) noexcept nogil:

@@ -26,7 +26,7 @@ from ._errors import closed_error
 from ._handle import MISS, fd_facts
 from ._hop import Act, Closing, Errand, Fetch, Guard, Once, Prompt
 from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Pace
-from ._transfers import pread_full, read_line, read_to_end, write_all
+from ._transfers import allocate, pread_full, read_line, read_to_end, write_all
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -316,6 +316,15 @@ class ThreadOps:
 
     async def truncate(self, job: Job, size: int) -> None:
         await self.run(job, lambda _: os.ftruncate(job.handle.fd, size))
+
+    async def allocate(self, job: Job, offset: int, size: int, keep_size: bool) -> None:
+        fd = job.handle.fd
+        await self.run(job, lambda _: allocate(fd, offset, size, keep_size))
+
+    async def advise(self, job: Job, advice: int, offset: int, size: int) -> None:
+        """posix_fadvise(2), which reads or drops what it is about."""
+        fd = job.handle.fd
+        await self.run(job, lambda _: os.posix_fadvise(fd, offset, size, advice))
 
     async def sync(self, job: Job, datasync: bool) -> None:
         function = getattr(os, "fdatasync", os.fsync) if datasync else os.fsync

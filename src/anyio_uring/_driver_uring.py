@@ -20,6 +20,7 @@ from ._mounts import NOW_NEVER
 from ._ops import PACED_MAX, Done, Job, Opened, Pace
 from ._pieces import Pieces, Spans
 from ._settle import Settle
+from ._transfers import FALLOC_FL_KEEP_SIZE
 from ._workers import Workers
 
 if TYPE_CHECKING:
@@ -397,6 +398,18 @@ class UringOps:
             operation = await self._run(job, lambda: _uring.ftruncate_operation(job.handle, size))
         if operation is None:
             await self.threads.truncate(job, size)
+        elif operation.result < 0:
+            raise operation.error(job.name)
+
+    async def allocate(self, job: Job, offset: int, size: int, keep_size: bool) -> None:
+        operation: Operation | None = None
+        if self._has("fallocate") and self._ready(job, worker=True):
+            mode = FALLOC_FL_KEEP_SIZE if keep_size else 0
+            operation = await self._run(
+                job, lambda: _uring.fallocate_operation(job.handle, mode, offset, size)
+            )
+        if operation is None:
+            await self.threads.allocate(job, offset, size, keep_size)
         elif operation.result < 0:
             raise operation.error(job.name)
 

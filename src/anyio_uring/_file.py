@@ -24,12 +24,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from operator import index
-from typing import IO, TYPE_CHECKING, Any, AnyStr, Self, cast
+from typing import IO, TYPE_CHECKING, Any, AnyStr, Literal, Self, cast, get_args
 
 import anyio
 from anyio import CancelScope, get_cancelled_exc_class
 
-from ._arguments import as_readable, as_size, as_writable
+from ._arguments import as_offset, as_readable, as_size, as_writable
 from ._errors import CLOSED, NOT_WRITABLE, logger, unsupported
 from ._file_steps import POSITION_MAX, FileSteps
 from ._handle import MISS, Handle, plain_attributes, pread_now
@@ -40,6 +40,14 @@ from ._runtime import Runtime, current_runtime
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
     from anyio import CapacityLimiter
+
+Advice = Literal["normal", "sequential", "random", "willneed", "dontneed", "noreuse"]
+# 0 where the system has none
+ADVICE: dict[str, int] = {
+    name: getattr(os, f"POSIX_FADV_{name.upper()}", 0) for name in get_args(Advice)
+}
+# These set a flag of the open file; the others read, or drop what may have to be written first.
+ADVICE_AT_ONCE = frozenset({"normal", "sequential", "random"})
 
 
 class AsyncFile(FileSteps[AnyStr]):
@@ -317,6 +325,50 @@ class AsyncFile(FileSteps[AnyStr]):
     async def _sync(self, datasync: bool) -> None:
         runtime = await self._begin(0)
         await runtime.ops.sync(self._job(), datasync)
+
+    async def allocate(self, offset: int, size: int, *, keep_size: bool = False) -> None:
+        """Have the file system set space aside, so that writing there needs none, fallocate(2).
+
+        What is there stays; what is behind the end of the file reads as zeros.
+
+        :param size: in bytes, from `offset` on
+        :param keep_size: the file does not grow, however far the space reaches
+        :raises io.UnsupportedOperation: not opened for writing, or the system has no such call
+        :raises OSError: ENOSPC, EFBIG; EINVAL for a negative offset or no size, EOPNOTSUPP of a
+            file system that cannot do it, ESPIPE or ENODEV of a stream
+        """
+        offset, size = as_offset(offset), as_offset(size)
+        runtime = await self._begin(0)
+        if not self._handle.writable:
+            raise unsupported(NOT_WRITABLE)
+        await runtime.ops.allocate(self._job(), offset, size, bool(keep_size))
+
+    async def advise(self, advice: Advice, offset: int = 0, size: int = 0) -> None:
+        """Tell the kernel how a range of the file will be used, posix_fadvise(2).
+
+        A hint: where the system or the file knows none, nothing happens.
+
+        :param size: in bytes; 0 is all to the end of the file
+        :raises ValueError: no such advice, or the file is closed
+        :raises OSError: EINVAL for a negative size
+        """
+        number = ADVICE.get(advice)
+        if number is None:
+            names = ", ".join(map(repr, ADVICE))
+            raise ValueError(f"advice must be one of {names}, not {advice!r}")
+        offset, size = as_offset(offset), as_offset(size)
+        runtime = await self._begin(0)
+        handle = self._handle
+        if not handle.seekable or not hasattr(os, "posix_fadvise"):
+            return
+        if handle.local and advice in ADVICE_AT_ONCE:
+            try:
+                os.posix_fadvise(handle.fd, offset, size, number)
+            except OSError as error:
+                error.filename = self._name
+                raise
+            return
+        await runtime.threads.advise(self._job(), number, offset, size)
 
     # -- closing ----------------------------------------------------------------------------------
 

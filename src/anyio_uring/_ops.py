@@ -128,6 +128,12 @@ class FileOps(Protocol):
 
     async def truncate(self, job: Job, size: int) -> None: ...
 
+    async def allocate(self, job: Job, offset: int, size: int, keep_size: bool) -> None:
+        """fallocate(2).
+
+        :raises io.UnsupportedOperation: the system has no such call
+        """
+
     async def sync(self, job: Job, datasync: bool) -> None: ...
 
     async def close(self, job: Job) -> None:

@@ -27,6 +27,8 @@ from ._text_steps import Reading, TextSteps
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from ._file import Advice
+
 ON_BUFFER = "the positional methods of a text file are on its buffer"
 READ_BEFORE = "It is not possible to set the encoding or newline of stream after the first read"
 
@@ -209,6 +211,12 @@ class TextFile(TextSteps):
         :raises io.UnsupportedOperation: always
         """
         raise unsupported(ON_BUFFER)
+
+    async def allocate(self, offset: int, size: int, *, keep_size: bool = False) -> None:
+        await self._below().allocate(offset, size, keep_size=keep_size)
+
+    async def advise(self, advice: Advice, offset: int = 0, size: int = 0) -> None:
+        await self._below().advise(advice, offset, size)
 
     # -- reading ----------------------------------------------------------------------------------
 

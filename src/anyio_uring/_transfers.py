@@ -8,8 +8,13 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
 import threading
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
+
+from ._errors import os_error, unsupported
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -21,6 +26,7 @@ TRANSFER_MAX = 1 << 30
 # A multiple of this suits every file opened with O_DIRECT.
 DIRECT_UNIT = 4096
 CHUNK = 64 << 10
+FALLOC_FL_KEEP_SIZE = 1
 
 if hasattr(os, "pread"):
     pread, pwrite = os.pread, os.pwrite
@@ -116,6 +122,41 @@ def read_line(fd: int, limit: int) -> bytes:
         if not byte or byte == b"\n":
             break
     return bytes(line)
+
+
+def allocate(fd: int, offset: int, size: int, keep_size: bool) -> None:
+    """fallocate(2).  Not posix_fallocate(3), where there is a choice: on a file system without it
+    the C library writes to every block instead.
+
+    :raises io.UnsupportedOperation: the system has no such call
+    """
+    call = _fallocate()
+    if call is None:
+        if keep_size or not hasattr(os, "posix_fallocate"):
+            raise unsupported("this system cannot allocate space for a file")
+        os.posix_fallocate(fd, offset, size)
+        return
+    import ctypes
+
+    while call(fd, FALLOC_FL_KEEP_SIZE if keep_size else 0, offset, size):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise os_error(number)
+
+
+@cache
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    """The C library's function, in its version for big files."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    call = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if call is not None:
+        call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+        call.restype = ctypes.c_int
+    return call
 
 
 def write_all(fd: int, view: memoryview, offset: int, whole: bool, report: Done) -> int:
