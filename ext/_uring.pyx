@@ -19,7 +19,7 @@ from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_FindChar, PyUnicode_GET_LENGTH, PyUnicode_Substring
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove, memset
 
@@ -35,7 +35,7 @@ from abi cimport (
     AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
     AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
     AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
-    AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_getevents_arg, au_open_how, au_params,
+    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_getevents_arg, au_open_how, au_params,
     au_probe, au_sqe, au_statx, au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
@@ -137,6 +137,10 @@ cdef enum:
     _TRANSFER_MAX = 64 << 20
     # Direct I/O wants memory aligned to the logical block; no common device asks for more.
     _ALIGNMENT = 4096
+    # Aligned buffers of 4 KiB, 8 KiB, ... 1 MiB are kept for the next operation, of each size 1 MiB:
+    # memory that is new to the process costs more to touch than to copy.
+    _POOL_CLASSES = 9
+    _POOL_KEPT_MAX = 256
     # Completions are copied out in runs of this many.
     _REAP_RUN = 64
     # Rounds of "more work has come meanwhile" in one wake-up before the loop gets its turn.
@@ -393,6 +397,8 @@ cdef class Handle:
     cdef public Meter meter             # of the loop that used the file last
     cdef public bytes kept              # read from a stream for a task that had left
     cdef public object when_idle        # called once, when the last operation leaves
+    cdef public uint32_t align          # direct I/O in blocks of this size is our affair; 0: not
+    cdef public object guard            # the `Guard` of such a file
     cdef readonly bint tried            # the last attempt of the hot path was made, and missed
     cdef int misses, skip
     cdef object __weakref__
@@ -439,6 +445,8 @@ cdef class Handle:
         self.inflight = 0
         self.busy = False
         self.when_idle = None
+        if self.guard is not None:
+            self.guard.forget()
 
     def call_when_idle(self, callback):
         """Have `callback` called by the last operation that leaves; False if there is none.
@@ -1618,6 +1626,17 @@ cdef str strerror(long number):
     return os.strerror(number)
 
 
+def dio_alignment(int fd):
+    """What direct I/O on a descriptor wants aligned, memory and offsets, in bytes; 0 of what the
+    kernel does not tell (before 6.1, or a file system that does not).
+    """
+    cdef au_statx facts
+    if au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC, AU_STATX_DIOALIGN,
+                     &facts) < 0 or not facts.stx_mask & AU_STATX_DIOALIGN:
+        return 0, 0
+    return facts.stx_dio_mem_align, facts.stx_dio_offset_align
+
+
 def is_fifo_cached(bytes path):
     """Whether a path whose walk is cached names a FIFO: its open waits for another process."""
     cdef au_statx facts
@@ -1797,8 +1816,11 @@ cdef class Operation:
     cdef bint exported
     cdef char *data             # where the kernel reads or writes
     cdef void *scratch          # aligned memory of our own (bounce buffer, statx)
+    cdef int scratch_class      # of the pool that it goes back to
     cdef Py_ssize_t size
     cdef readonly Py_ssize_t moved      # bytes transferred so far
+    cdef Py_ssize_t head, asked # of whole blocks: where what was asked for begins, and its size
+    cdef char *target           # where that goes at the end, if anywhere
     cdef int64_t offset
     cdef int64_t before         # the kernel's offset before the transfer, if that is used
     cdef int fd
@@ -1825,13 +1847,14 @@ cdef class Operation:
     def __cinit__(self):
         self.fd = -1
         self.offset = -1
+        self.asked = -1
 
     def __dealloc__(self):
         # Never reached while the kernel owns anything: the ring's reference is given back at
         # the completion, and kept for good if that never comes.
         if self.exported:
             PyBuffer_Release(&self.view)
-        free(self.scratch)
+        release_scratch(self)
         if (self.opcode == AU_OP_OPENAT and self.state == _DONE and self.result >= 0
                 and not self.claimed):
             # Whoever asked was torn away (an interrupt) between the completion and `claim`.
@@ -1897,6 +1920,8 @@ cdef class Operation:
                 self.moved += res
                 self.result = 0
                 self.move_on(res)
+                if self.asked >= 0 and self.moved % self.handle.align:
+                    return False    # the end of the file, within a block
                 if self.exact and self.moved < self.size:
                     if self.wanted():
                         return True
@@ -1988,6 +2013,16 @@ cdef class Operation:
         else:
             au_lseek(self.fd, self.before + count, SEEK_SET)
 
+    cdef void narrow(self) noexcept:
+        """At the end of a read of whole blocks: what was asked for is all that it has brought."""
+        self.moved = max(min(self.moved - self.head, self.asked), <Py_ssize_t>0)
+        self.size = self.asked
+        self.asked = -1
+        self.offset += self.head
+        self.data += self.head
+        if self.target != NULL:
+            memcpy(self.target, self.data, self.moved)
+
     cdef bint nonblocking(self) noexcept:
         return self.handle is not None and self.handle.nonblocking and not self.handle.seekable
 
@@ -2017,7 +2052,7 @@ cdef class Operation:
         self.check_done()
         result, self.buffer = self.buffer, None
         if result is None:
-            return PyBytes_FromStringAndSize(<char *>self.scratch, self.moved)
+            return PyBytes_FromStringAndSize(self.data, self.moved)
         if self.moved != PyBytes_GET_SIZE(result):
             data = <PyObject *>result
             Py_INCREF(result)
@@ -2033,14 +2068,14 @@ cdef class Operation:
         if self.moved:
             if not self.exported:
                 raise RuntimeError("the destination has been given back")
-            memcpy(self.view.buf, self.scratch, self.moved)
+            memcpy(self.view.buf, self.data, self.moved)
         self.drop_view()
         return self.moved
 
     def bounced(self):
         """The bytes of a finished `readinto` whose destination is not wanted any more."""
         self.check_done()
-        return PyBytes_FromStringAndSize(<char *>self.scratch, self.moved)
+        return PyBytes_FromStringAndSize(self.data, self.moved)
 
     def claim(self):
         """The new descriptor of a finished open now belongs to the caller."""
@@ -2074,10 +2109,52 @@ cdef Operation new_operation(Handle handle, uint8_t opcode):
     return operation
 
 
+# Free buffers by class.  The GIL guards them.
+cdef void *pool[_POOL_CLASSES][_POOL_KEPT_MAX]
+cdef uint32_t pool_counts[_POOL_CLASSES]
+
+
 cdef int allocate_scratch(Operation operation, size_t size) except -1:
+    cdef int number = 0
+    while number < _POOL_CLASSES and <size_t>_ALIGNMENT << number < size:
+        number += 1
+    operation.scratch_class = number
+    if number < _POOL_CLASSES:
+        size = <size_t>_ALIGNMENT << number
+        if pool_counts[number]:
+            pool_counts[number] -= 1
+            operation.scratch = pool[number][pool_counts[number]]
+            return 0
     if posix_memalign(&operation.scratch, _ALIGNMENT, size if size else 1) != 0:
         operation.scratch = NULL
         raise MemoryError
+    return 0
+
+
+cdef void release_scratch(Operation operation) noexcept:
+    cdef int number = operation.scratch_class
+    if operation.scratch == NULL:
+        return
+    if number < _POOL_CLASSES and pool_counts[number] < <uint32_t>_POOL_KEPT_MAX >> number:
+        pool[number][pool_counts[number]] = operation.scratch
+        pool_counts[number] += 1
+    else:
+        free(operation.scratch)
+    operation.scratch = NULL
+
+
+cdef int read_blocks(Operation operation) except -1:
+    """Make a read one of the whole blocks round it, into memory of our own."""
+    cdef int64_t align = operation.handle.align
+    cdef int64_t head
+    if align and operation.offset >= 0 and operation.offset < INT64_MAX - operation.size - align:
+        head = operation.offset % align
+        operation.head = head
+        operation.asked = operation.size
+        operation.offset -= head
+        operation.size = (head + operation.size + align - 1) // align * align
+    allocate_scratch(operation, operation.size)
+    operation.data = <char *>operation.scratch
     return 0
 
 
@@ -2098,8 +2175,7 @@ def read_operation(Handle handle, Py_ssize_t size, int64_t offset, bint exact, b
     operation.exact = exact
     operation.force_async = force_async or needs_worker(handle)
     if handle.direct:
-        allocate_scratch(operation, size)
-        operation.data = <char *>operation.scratch
+        read_blocks(operation)
     else:
         operation.buffer = PyBytes_FromStringAndSize(NULL, size)
         operation.data = PyBytes_AS_STRING(operation.buffer)
@@ -2117,6 +2193,10 @@ def piece_operation(Handle handle, bytes whole, Py_ssize_t start, Py_ssize_t siz
     operation.offset = offset
     operation.exact = True
     operation.force_async = True
+    if handle.direct:
+        operation.target = operation.data
+        operation.force_async = False
+        read_blocks(operation)
     return operation
 
 
@@ -2157,13 +2237,14 @@ def readinto_operation(Handle handle, buffer, int64_t offset, bint exact, bint f
     operation.offset = offset
     operation.exact = exact
     operation.force_async = force_async or needs_worker(handle)
-    allocate_scratch(operation, operation.size)
-    operation.data = <char *>operation.scratch
+    read_blocks(operation)
     return operation
 
 
 def write_operation(Handle handle, buffer, int64_t offset, bint exact):
-    """A write of a buffer, which stays exported until the operation is done."""
+    """A write of a buffer, which stays exported until the operation is done; or copied, if direct
+    I/O wants it elsewhere.
+    """
     cdef Operation operation = new_operation(handle, AU_OP_WRITE)
     PyObject_GetBuffer(buffer, &operation.view, PyBUF_SIMPLE)
     operation.exported = True
@@ -2174,6 +2255,11 @@ def write_operation(Handle handle, buffer, int64_t offset, bint exact):
     operation.force_async = needs_worker(handle)
     # To a pipe or terminal a write can wait for ever, and a part of it is an honest result.
     operation.effect = handle.seekable
+    if handle.align and <uintptr_t>operation.data % handle.align:
+        allocate_scratch(operation, operation.size)
+        memcpy(operation.scratch, operation.data, operation.size)
+        operation.data = <char *>operation.scratch
+        operation.drop_view()
     return operation
 
 
@@ -2745,6 +2831,8 @@ cdef class Ring:
 
     cdef int finish(self, Operation operation) except -1:
         operation.state = _DONE
+        if operation.asked >= 0:
+            operation.narrow()
         if (operation.opcode != AU_OP_READ or operation.abandoned or operation.cancelled
                 or operation.moved == 0):
             operation.drop_view()       # nothing to be copied out

@@ -169,6 +169,7 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_STATX_BASIC_STATS 0x7ffU
 #define AU_STATX_BTIME 0x800U
 #define AU_STATX_MNT_ID 0x1000U         /* 5.8 */
+#define AU_STATX_DIOALIGN 0x2000U      /* 6.1 */
 #define AU_STATX_MNT_ID_UNIQUE 0x4000U  /* 6.8: never reused while the system runs */
 #define AU_RWF_NOWAIT 0x8
 

@@ -117,4 +117,5 @@ cdef extern from "abi.h" nogil:
     const uint32_t AU_STATX_BTIME
     const uint32_t AU_STATX_MNT_ID
     const uint32_t AU_STATX_MNT_ID_UNIQUE
+    const uint32_t AU_STATX_DIOALIGN
     const int AU_RWF_NOWAIT

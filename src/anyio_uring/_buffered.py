@@ -35,6 +35,7 @@ from ._buffer import (
     buffered_write_now,
 )
 from ._buffer_steps import BufferSteps
+from ._direct import write_any
 from ._errors import CLOSED, os_error, unsupported
 from ._file_steps import SEEK_WHENCES
 from ._handle import Handle, plain_attributes
@@ -265,7 +266,7 @@ class BufferedFile(BufferSteps):
         """
         self._check_closed(CLOSED + ".")
         handle = self._handle
-        if handle.busy:
+        if handle.busy or (handle.align and handle.inflight):
             raise anyio.BusyResourceError("using")
         self._flush_rest()
         raw = RawFile(handle, self._name, self._mode, self._limiter)
@@ -277,14 +278,26 @@ class BufferedFile(BufferSteps):
         return raw
 
     def _flush_synchronously(self) -> None:
-        if not self._handle.busy:
+        handle = self._handle
+        # A direct write waits for those under way, which may be waiting for this very loop
+        if not handle.busy and not (handle.align and handle.inflight):
             self._flush_rest()
 
     def _flush_rest(self) -> None:
         handle, buffer = self._handle, self._buffer
         while buffer.pending:
             data = buffer.unwritten()
-            if handle.shared:
+            if handle.align:
+                count = write_any(
+                    handle,
+                    memoryview(data),
+                    -1 if handle.shared else handle.position,
+                    False,
+                    lambda _: None,
+                )
+                if not handle.shared:
+                    handle.position += count
+            elif handle.shared:
                 count = os.write(handle.fd, data)
             else:
                 count = pwrite(handle.fd, data, handle.position)

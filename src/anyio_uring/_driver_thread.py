@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import ClosedResourceError, to_thread
 
+from ._direct import pread_any, quiet, read_to_end_any, write_any
 from ._errors import closed_error
 from ._handle import MISS, fd_facts
 from ._hop import Act, Closing, Errand, Fetch, Guard, Once, Prompt
 from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Pace
-from ._transfers import allocate, pread_full, read_line, read_to_end, write_all
+from ._transfers import allocate, read_line
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -184,9 +185,9 @@ class ThreadOps:
                 if data is not None:
                     return data
             if offset >= 0 and job.done is None:
-                return await self.run(job, lambda _: pread_full(handle.fd, size, offset), size)
+                return await self.run(job, lambda _: pread_any(handle, size, offset), size)
             return await self.fetch(
-                job, lambda: pread_full(handle.fd, size, offset), offset, _itself, size=size
+                job, lambda: pread_any(handle, size, offset), offset, _itself, size=size
             )
         await self._ready(job)
         return await self.fetch(
@@ -194,7 +195,6 @@ class ThreadOps:
         )
 
     async def read_spans(self, job: Job, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        fd = job.handle.fd
         found: list[bytes] = []
         while len(found) < len(spans):
             group: list[tuple[int, int]] = []
@@ -204,7 +204,7 @@ class ThreadOps:
                     break
                 group.append((size, offset))
                 total += size
-            read = partial(_read_all, fd, group)
+            read = partial(_read_all, job.handle, group)
             found += await self.run(job, read)
         return found
 
@@ -240,7 +240,7 @@ class ThreadOps:
                 _call(job.done, len(data))
                 return data
         if handle.seekable:
-            return await self.fetch(job, lambda: read_to_end(handle.fd, offset), offset, _itself)
+            return await self.fetch(job, lambda: read_to_end_any(handle, offset), offset, _itself)
         return await read_growing(self, self.read, job, offset)
 
     async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None:
@@ -259,7 +259,7 @@ class ThreadOps:
                 return await self._readinto_parts(job, view, offset)
             if handle.seekable:
                 data = await self.fetch(
-                    job, lambda: pread_full(handle.fd, size, offset), offset, _itself, view, size
+                    job, lambda: pread_any(handle, size, offset), offset, _itself, view, size
                 )
             else:
                 await self._ready(job)
@@ -291,7 +291,7 @@ class ThreadOps:
         def writing(report: Done) -> int | None:
             with view:  # or AnyIO's idle thread would hold the caller's buffer with its last job
                 if handle.seekable:
-                    return write_all(handle.fd, view, offset, whole, report)
+                    return write_any(handle, view, offset, whole, report)
                 count = _nonblocking(lambda: os.write(handle.fd, view))
                 report(count)
                 return count
@@ -315,11 +315,22 @@ class ThreadOps:
         return await self.run(job, seeking)
 
     async def truncate(self, job: Job, size: int) -> None:
-        await self.run(job, lambda _: os.ftruncate(job.handle.fd, size))
+        handle = job.handle
+
+        def truncating(_: Done) -> None:
+            with quiet(handle):
+                os.ftruncate(handle.fd, size)
+
+        await self.run(job, truncating)
 
     async def allocate(self, job: Job, offset: int, size: int, keep_size: bool) -> None:
-        fd = job.handle.fd
-        await self.run(job, lambda _: allocate(fd, offset, size, keep_size))
+        handle = job.handle
+
+        def allocating(_: Done) -> None:
+            with quiet(handle):
+                allocate(handle.fd, offset, size, keep_size)
+
+        await self.run(job, allocating)
 
     async def advise(self, job: Job, advice: int, offset: int, size: int) -> None:
         """posix_fadvise(2), which reads or drops what it is about."""
@@ -511,8 +522,8 @@ def _call(done: Done | None, moved: int | None) -> None:
         done(moved)
 
 
-def _read_all(fd: int, spans: list[tuple[int, int]], report: Done) -> list[bytes]:
-    return [pread_full(fd, size, offset) for size, offset in spans]
+def _read_all(handle: Handle, spans: list[tuple[int, int]], report: Done) -> list[bytes]:
+    return [pread_any(handle, size, offset) for size, offset in spans]
 
 
 def _itself(data: bytes | None) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from . import _uring
+from ._direct import whole_blocks
 from ._driver_thread import CHUNK_MAX, CHUNK_MIN, ThreadOps, read_growing
 from ._errors import CLOSED, closed_error, os_error
 from ._handle import MISS
@@ -116,11 +117,13 @@ class UringOps:
             if data is not None:
                 _call(job.done, len(data))
                 return data
-        if size > self.inline_max and handle.regular and not handle.direct:
+        if handle.align and offset == -1:
+            return await self.threads.read(job, size, offset)
+        if size > self.inline_max and _splits(handle):
             clipped = await self._clip(job, size, max(offset, 0))
             if not clipped:
                 return await read_growing(self, self._read_step, job, offset, size)
-            if clipped > self.inline_max and _in_pieces(handle, offset):
+            if clipped > self.inline_max and offset >= 0:
                 return await self._read_pieces(job, clipped, offset)
             size = clipped
         if job.done is not None or offset == -1 or size > self.inline_max or not self._ready(job):
@@ -167,6 +170,8 @@ class UringOps:
 
     async def read_to_end(self, job: Job, offset: int) -> bytes | None:
         handle = job.handle
+        if handle.align and offset == -1:
+            return await self.threads.read_to_end(job, offset)
         size = handle.size_now()
         if size != MISS and offset >= 0:
             wanted = max(size - offset, 0) + 1
@@ -174,9 +179,9 @@ class UringOps:
             if data is not None and len(data) < wanted:
                 _call(job.done, len(data))
                 return data
-            if wanted > self.inline_max and _in_pieces(handle, offset):
+            if wanted > self.inline_max and _splits(handle):
                 return await self._read_rest(job, wanted - 1, offset)
-        elif _in_pieces(handle, offset):
+        elif offset >= 0 and _splits(handle):
             # The size is hearsay, if anything: ask for it only when the file is not small
             part = job._replace(done=None)
             first = await self.read(part, CHUNK_MIN, offset) or b""
@@ -291,8 +296,10 @@ class UringOps:
             if count != MISS:
                 _call(job.done, count)
                 return count
+        if handle.align and offset == -1:
+            return await self.threads.readinto(job, buffer, offset)
         view = memoryview(buffer).cast("B")
-        if len(view) > CHUNK_MAX and handle.regular and not handle.direct:
+        if len(view) > CHUNK_MAX and _splits(handle):
             return await self._readinto_parts(job, view, offset)
         return await self._readinto_once(job, view, offset)
 
@@ -363,7 +370,9 @@ class UringOps:
     async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
         handle = job.handle
         operation: Operation | None = None
-        if self._ready(job):
+        if handle.align:
+            operation = await self._write_blocks(job, data, offset)
+        elif self._ready(job):
             operation = await self._run(
                 job, lambda: _uring.write_operation(handle, data, offset, True)
             )
@@ -376,6 +385,27 @@ class UringOps:
         if whole and operation.moved < operation.requested:
             raise os_error(errno.EIO, job.name)  # the kernel wrote nothing and said so
         return operation.moved
+
+    async def _write_blocks(self, job: Job, data: ReadableBuffer, offset: int) -> Operation | None:
+        """A direct write; None if it is one for a thread."""
+        handle = job.handle
+        guard, size = handle.guard, memoryview(data).nbytes
+        if size > self.inline_max or not whole_blocks(handle, size, offset) or not guard.share():
+            return None
+
+        def done(moved: int | None) -> None:
+            guard.unshare()
+            _call(job.done, moved)
+
+        shared = job._replace(done=done)
+        operation: Operation | None = None
+        if self._ready(shared):
+            operation = await self._run(
+                shared, lambda: _uring.write_operation(handle, data, offset, True)
+            )
+        if operation is None:
+            guard.unshare()
+        return operation
 
     async def size(self, job: Job) -> int:
         size = job.handle.size_now()
@@ -394,7 +424,7 @@ class UringOps:
 
     async def truncate(self, job: Job, size: int) -> None:
         operation: Operation | None = None
-        if self._has("ftruncate") and self._ready(job, worker=True):
+        if self._has("ftruncate") and not job.handle.align and self._ready(job, worker=True):
             operation = await self._run(job, lambda: _uring.ftruncate_operation(job.handle, size))
         if operation is None:
             await self.threads.truncate(job, size)
@@ -403,7 +433,7 @@ class UringOps:
 
     async def allocate(self, job: Job, offset: int, size: int, keep_size: bool) -> None:
         operation: Operation | None = None
-        if self._has("fallocate") and self._ready(job, worker=True):
+        if self._has("fallocate") and not job.handle.align and self._ready(job, worker=True):
             mode = FALLOC_FL_KEEP_SIZE if keep_size else 0
             operation = await self._run(
                 job, lambda: _uring.fallocate_operation(job.handle, mode, offset, size)
@@ -491,11 +521,11 @@ def _take(job: Job, operation: Operation) -> bytes | None:
     return operation.take()
 
 
-def _in_pieces(handle: Handle, offset: int) -> bool:
-    """Whether a big read may be several side by side.  Not a direct one: it wants its memory and
-    its sizes aligned.
+def _splits(handle: Handle) -> bool:
+    """Whether a big read may be several.  Not if it wants its memory and its sizes aligned, and
+    nobody here sees to that.
     """
-    return handle.regular and offset >= 0 and not handle.direct
+    return handle.regular and (not handle.direct or handle.align > 0)
 
 
 def _call(done: Done | None, moved: int | None) -> None:

@@ -42,6 +42,7 @@ class PortableHandle:
     __slots__ = (
         "__weakref__",
         "_mutex",
+        "align",
         "append",
         "blksize",
         "busy",
@@ -49,6 +50,7 @@ class PortableHandle:
         "closing",
         "direct",
         "fd",
+        "guard",
         "inflight",
         "kept",
         "local",
@@ -95,7 +97,8 @@ class PortableHandle:
         self.now = now
         self.inflight = 0
         self.shared = self.closing = self.busy = self.tried = False
-        self.position = 0
+        self.position = self.align = 0
+        self.guard: Any = None
         self.kept = b""
         self.meter: Any = None
         self.when_idle: Callable[[], object] | None = None

@@ -17,6 +17,7 @@ class Mode(NamedTuple):
     updating: bool
     binary: bool
     flags: int
+    direct: bool = False
 
     @property
     def raw_name(self) -> str:

@@ -16,6 +16,7 @@ from anyio import CapacityLimiter
 
 from ._buffered import BufferedFile
 from ._coding import Coding
+from ._direct import O_DIRECT, Guard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
 from ._file import AsyncFile
 from ._handle import COMPILED, Handle, fd_facts, open_now
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 EISDIR = 21
 # Opening and closing again keeps the loop as long as copying so much.
 OPEN_COST_BYTES = 128 << 10
+# Each trip to the device takes its time, since nothing is cached.
+DIRECT_BUFFER_BYTES = 64 << 10
 # As `open_now` reports an error of the path walk
 WALK_ERROR_BASE = -4096
 
@@ -48,6 +51,7 @@ async def open_file(
     opener: Callable[[str, int], int] | None = ...,
     *,
     limiter: CapacityLimiter | None = ...,
+    direct: bool = ...,
 ) -> AsyncFile[bytes]: ...
 
 
@@ -63,6 +67,7 @@ async def open_file(
     opener: Callable[[str, int], int] | None = ...,
     *,
     limiter: CapacityLimiter | None = ...,
+    direct: bool = ...,
 ) -> AsyncFile[str]: ...
 
 
@@ -78,6 +83,7 @@ async def open_file(
     opener: Callable[[str, int], int] | None = ...,
     *,
     limiter: CapacityLimiter | None = ...,
+    direct: bool = ...,
 ) -> AsyncFile[Any]: ...
 
 
@@ -92,6 +98,7 @@ async def open_file(
     opener: Callable[[str, int], int] | None = None,
     *,
     limiter: CapacityLimiter | None = None,
+    direct: bool = False,
 ) -> AsyncFile[Any]:
     """Open a file without making the event loop wait for a disk.
 
@@ -100,7 +107,15 @@ async def open_file(
     :param file: a path, or a file descriptor, whose offset then stays in step with the file
     :param limiter: for the worker threads this file may need; operations on the ring are bounded
         by ``Settings.inflight_max``
-    :raises OSError: as :func:`open`, with errno and file name
+    :param direct: past the page cache, with O_DIRECT; offsets and sizes are any all the same.  What
+        is not whole blocks costs more: a read takes the blocks round it, a write reads those that
+        it begins or ends in (for which it needs the permission to read).  A file whose size is no
+        multiple of a block has zeros behind its end for a moment when that block is written, and
+        appending is not atomic towards other processes.  A descriptor is switched to O_DIRECT for
+        all who share it
+    :raises OSError: as :func:`open`, with errno and file name; EINVAL if `direct` and the file
+        system has no direct I/O
+    :raises io.UnsupportedOperation: `direct`, and the system has no direct I/O
     :raises ValueError: arguments that do not go together
     :raises LookupError: no such encoding, or none for text
     :raises anyio.NoEventLoopError: outside of a run
@@ -114,6 +129,8 @@ async def open_file(
     """
     buffering = index(buffering)
     parsed = check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
+    if direct:
+        parsed = _direct_mode(parsed)
     runtime = current_runtime()
     if isinstance(file, int):
         opened = await _from_descriptor(runtime, file, parsed, closefd, limiter, buffering)
@@ -127,6 +144,14 @@ async def open_file(
     if parsed.binary:
         return opened
     return as_text(opened, mode, buffering, encoding, errors, newline)
+
+
+def _direct_mode(mode: Mode) -> Mode:
+    if not mode.binary:
+        raise ValueError("direct I/O is for binary modes")
+    check_system()
+    # Without O_APPEND: the last block has to be written again
+    return mode._replace(flags=(mode.flags | O_DIRECT) & ~os.O_APPEND, direct=True)
 
 
 def check_arguments(
@@ -325,10 +350,21 @@ async def finish(
         if not isinstance(name, int):
             os.close(fd)
         raise os_error(EISDIR, name)
+    if mode.direct:
+        try:
+            flags = switch_to_direct(fd, flags) | (os.O_APPEND if mode.appending else 0)
+        except OSError as error:
+            if not isinstance(name, int):
+                os.close(fd)
+            error.filename = name
+            raise
     handle = Handle(
         fd, flags, closefd=closefd, st_mode=st_mode, blksize=blksize, now=now, local=local
     )
     handle.meter = runtime.meter
+    if mode.direct and handle.seekable:
+        handle.align = alignment(fd)
+        handle.guard = Guard()
     # (elsewhere a file without a size may be one whose text is made up, too)
     made_up = fs_type in MADE_UP or (mode.reading and size == 0 and not local)
     handle.shared = not exclusive or not handle.seekable or made_up
@@ -337,6 +373,8 @@ async def finish(
         file = kinds[0](handle, name, mode.raw_name, limiter)
     else:
         buffer_size = buffering if buffering > 1 else default_buffer_size(blksize)
+        if buffering <= 1 and handle.align:
+            buffer_size = max(buffer_size, DIRECT_BUFFER_BYTES)
         file = kinds[1](handle, name, mode.raw_name, limiter, buffer_size)
     try:
         if mode.updating and buffering != 0 and not file.seekable():

@@ -131,6 +131,8 @@ class Path(anyio.Path):
         encoding: str | None = ...,
         errors: str | None = ...,
         newline: str | None = ...,
+        *,
+        direct: bool = ...,
     ) -> AsyncFile[bytes]: ...
 
     @overload
@@ -141,6 +143,8 @@ class Path(anyio.Path):
         encoding: str | None = ...,
         errors: str | None = ...,
         newline: str | None = ...,
+        *,
+        direct: bool = ...,
     ) -> AsyncFile[str]: ...
 
     @overload
@@ -151,6 +155,8 @@ class Path(anyio.Path):
         encoding: str | None = ...,
         errors: str | None = ...,
         newline: str | None = ...,
+        *,
+        direct: bool = ...,
     ) -> AsyncFile[Any]: ...
 
     async def open(
@@ -160,13 +166,22 @@ class Path(anyio.Path):
         encoding: str | None = None,
         errors: str | None = None,
         newline: str | None = None,
+        *,
+        direct: bool = False,
     ) -> AsyncFile[Any]:
         """Open the file, as :func:`anyio_uring.open_file`."""
         if "b" not in mode:
             encoding = io.text_encoding(encoding)
         limiter = self._limiter
         return await open_file(
-            str(self._path), mode, buffering, encoding, errors, newline, limiter=limiter
+            str(self._path),
+            mode,
+            buffering,
+            encoding,
+            errors,
+            newline,
+            limiter=limiter,
+            direct=direct,
         )
 
     async def read_bytes(self) -> bytes:

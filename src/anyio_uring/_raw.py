@@ -163,7 +163,7 @@ class RawFile(AsyncFile[bytes]):
         """Byte by byte.  If the end of a line cannot be had, its begin is not lost."""
         handle = self._handle
         cached = handle.now != NOW_NEVER and runtime.meter is not None and runtime.meter.enabled
-        if handle.regular and not cached and runtime.ops is runtime.threads:
+        if handle.regular and not handle.align and not cached and runtime.ops is runtime.threads:
             return await runtime.threads.read_line(self._step(turn), limit)
         line = bytearray()
         try:

@@ -56,6 +56,8 @@ class Handle:
     busy: bool
     position: int
     kept: bytes
+    align: int
+    guard: Any
     meter: Meter | None
     when_idle: Callable[[], object] | None
     def __new__(
@@ -325,6 +327,7 @@ def stat_quick(path: object, follow: bool, cost: int) -> os.stat_result | None: 
 def read_quick(path: object, cost: int) -> bytes | None: ...
 def stat_many(paths: list[bytes], follow: bool) -> list[os.stat_result | int]: ...
 def read_many(paths: list[bytes], limit: int) -> list[bytes | int | tuple[int] | tuple[()]]: ...
+def dio_alignment(fd: int) -> tuple[int, int]: ...
 def is_fifo_cached(path: bytes) -> bool: ...
 def read_operation(
     handle: Handle, size: int, offset: int, exact: bool, force_async: bool
