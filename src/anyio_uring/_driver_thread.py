@@ -26,7 +26,7 @@ from ._direct import pread_any, quiet, read_to_end_any, write_any
 from ._errors import closed_error
 from ._handle import MISS, fd_facts
 from ._hop import Act, Closing, Errand, Fetch, Guard, Once, Prompt
-from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Pace
+from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Over, Pace
 from ._transfers import allocate, read_line
 
 if TYPE_CHECKING:
@@ -299,6 +299,9 @@ class ThreadOps:
         if not handle.seekable:
             await self._ready(job, writing=True)
         return await self.run(job, writing, view.nbytes)
+
+    def write_behind(self, job: Job, data: bytes, offset: int, over: Over) -> bool:
+        return False  # the limiter's token for the thread is a task's
 
     async def size(self, job: Job) -> int:
         size = job.handle.size_now()

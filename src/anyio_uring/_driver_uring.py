@@ -18,7 +18,7 @@ from ._errors import CLOSED, closed_error, os_error
 from ._handle import MISS
 from ._host import Host
 from ._mounts import NOW_NEVER
-from ._ops import PACED_MAX, Done, Job, Opened, Pace
+from ._ops import PACED_MAX, Done, Job, Opened, Over, Pace
 from ._pieces import Pieces, Spans
 from ._settle import Settle
 from ._transfers import FALLOC_FL_KEEP_SIZE
@@ -385,6 +385,29 @@ class UringOps:
         if whole and operation.moved < operation.requested:
             raise os_error(errno.EIO, job.name)  # the kernel wrote nothing and said so
         return operation.moved
+
+    def write_behind(self, job: Job, data: bytes, offset: int, over: Over) -> bool:
+        if not self._ready(job):
+            return False
+        operation = _uring.write_operation(job.handle, data, offset, True)
+
+        def done(operation: Operation) -> None:
+            error: OSError | None = None
+            refused = operation.refused and not operation.moved
+            if refused:
+                self.workers.refuse(operation.result)
+            elif operation.result < 0:
+                error = operation.error(job.name)
+            elif operation.moved < operation.requested:
+                error = os_error(errno.EIO, job.name)
+            over(data, offset, error, refused)
+
+        operation.when_done = done
+        ring = self.host.ring
+        assert ring is not None
+        ring.start(operation)
+        self.host.submit_now()  # the task may go on for long before it lets the loop have a turn
+        return True
 
     async def _write_blocks(self, job: Job, data: ReadableBuffer, offset: int) -> Operation | None:
         """A direct write; None if it is one for a thread."""

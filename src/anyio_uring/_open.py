@@ -8,12 +8,14 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from operator import index
-from typing import IO, TYPE_CHECKING, Any, AnyStr, overload
+from typing import IO, TYPE_CHECKING, Any, AnyStr, TypeAlias, overload
 
 import anyio
 from anyio import CapacityLimiter
 
+from ._behind import BehindFile
 from ._buffered import BufferedFile
 from ._coding import Coding
 from ._direct import O_DIRECT, Guard, alignment, check_system, switch_to_direct
@@ -29,6 +31,8 @@ from ._text import TextFile
 
 if TYPE_CHECKING:
     from _typeshed import OpenBinaryMode, OpenTextMode, StrOrBytesPath
+
+BufferedKind: TypeAlias = Callable[..., BufferedFile]
 
 EISDIR = 21
 # Opening and closing again keeps the loop as long as copying so much.
@@ -52,6 +56,7 @@ async def open_file(
     *,
     limiter: CapacityLimiter | None = ...,
     direct: bool = ...,
+    write_behind: int = ...,
 ) -> AsyncFile[bytes]: ...
 
 
@@ -68,6 +73,7 @@ async def open_file(
     *,
     limiter: CapacityLimiter | None = ...,
     direct: bool = ...,
+    write_behind: int = ...,
 ) -> AsyncFile[str]: ...
 
 
@@ -84,6 +90,7 @@ async def open_file(
     *,
     limiter: CapacityLimiter | None = ...,
     direct: bool = ...,
+    write_behind: int = ...,
 ) -> AsyncFile[Any]: ...
 
 
@@ -99,6 +106,7 @@ async def open_file(
     *,
     limiter: CapacityLimiter | None = None,
     direct: bool = False,
+    write_behind: int = 0,
 ) -> AsyncFile[Any]:
     """Open a file without making the event loop wait for a disk.
 
@@ -107,12 +115,13 @@ async def open_file(
     :param file: a path, or a file descriptor, whose offset then stays in step with the file
     :param limiter: for the worker threads this file may need; operations on the ring are bounded
         by ``Settings.inflight_max``
-    :param direct: past the page cache, with O_DIRECT; offsets and sizes are any all the same.  What
-        is not whole blocks costs more: a read takes the blocks round it, a write reads those that
-        it begins or ends in (for which it needs the permission to read).  A file whose size is no
-        multiple of a block has zeros behind its end for a moment when that block is written, and
-        appending is not atomic towards other processes.  A descriptor is switched to O_DIRECT for
-        all who share it
+    :param direct: past the page cache, with O_DIRECT; offsets and sizes are any all the same, but
+        what is not whole blocks costs more (and a write of it needs the permission to read).  A
+        descriptor is switched to O_DIRECT for all who share it
+    :param write_behind: *provisional.*  A write returns while up to so many bytes are on their way
+        to the kernel, in several writes.  An error is raised by a later write, or by whatever
+        waits for them all: `flush`, `seek`, `tell`, `fsync`, `aclose`.  For a path in binary mode
+        ``w`` or ``x`` with a buffer; without a ring every write is waited for as always
     :raises OSError: as :func:`open`, with errno and file name; EINVAL if `direct` and the file
         system has no direct I/O
     :raises io.UnsupportedOperation: `direct`, and the system has no direct I/O
@@ -131,6 +140,9 @@ async def open_file(
     parsed = check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     if direct:
         parsed = _direct_mode(parsed)
+    buffered: BufferedKind = BufferedFile
+    if write_behind:
+        buffered = _behind_kind(parsed, buffering, write_behind)
     runtime = current_runtime()
     if isinstance(file, int):
         opened = await _from_descriptor(runtime, file, parsed, closefd, limiter, buffering)
@@ -140,7 +152,7 @@ async def open_file(
         if opener is not None:
             opened = await _from_opener(runtime, path, parsed, opener, limiter, buffering)
         else:
-            opened = await _from_path(runtime, path, parsed, limiter, buffering)
+            opened = await _from_path(runtime, path, parsed, limiter, buffering, buffered)
     if parsed.binary:
         return opened
     return as_text(opened, mode, buffering, encoding, errors, newline)
@@ -152,6 +164,15 @@ def _direct_mode(mode: Mode) -> Mode:
     check_system()
     # Without O_APPEND: the last block has to be written again
     return mode._replace(flags=(mode.flags | O_DIRECT) & ~os.O_APPEND, direct=True)
+
+
+def _behind_kind(mode: Mode, buffering: int, write_behind: int) -> BufferedKind:
+    """The class of a file that writes behind."""
+    if write_behind < 0:
+        raise ValueError(f"write_behind must not be negative, not {write_behind}")
+    if not mode.binary or mode.reading or mode.updating or mode.appending or buffering == 0:
+        raise ValueError("write_behind is for binary modes 'w' and 'x' with a buffer")
+    return partial(BehindFile, behind_max=write_behind)
 
 
 def check_arguments(
@@ -239,6 +260,7 @@ async def _from_path(
     mode: Mode,
     limiter: CapacityLimiter | None,
     buffering: int,
+    buffered: BufferedKind,
 ) -> AsyncFile[Any]:
     flags = mode.flags
     await runtime.gate.admit(OPEN_COST_BYTES)
@@ -251,7 +273,16 @@ async def _from_path(
     if opened is None:
         opened = await runtime.ops.open(path, flags, 0o666, limiter)
     return await finish(
-        runtime, opened, flags, path, mode, True, limiter, buffering, exclusive=not mode.appending
+        runtime,
+        opened,
+        flags,
+        path,
+        mode,
+        True,
+        limiter,
+        buffering,
+        exclusive=not mode.appending,
+        kinds=(RawFile, buffered),
     )
 
 
@@ -339,7 +370,7 @@ async def finish(
     buffering: int,
     *,
     exclusive: bool,
-    kinds: tuple[type[RawFile], type[BufferedFile]] = (RawFile, BufferedFile),
+    kinds: tuple[type[RawFile], BufferedKind] = (RawFile, BufferedFile),
 ) -> AsyncFile[Any]:
     """From a descriptor to a file; the descriptor is not lost if that fails.
 

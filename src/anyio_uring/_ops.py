@@ -23,6 +23,10 @@ Done: TypeAlias = Callable[[int | None], object]
 that asked: with the bytes transferred, or None if nothing happened.  It may run in any thread, and
 runs no user code."""
 
+Over: TypeAlias = Callable[[bytes, int, OSError | None, bool], object]
+"""Called when a write that nobody waits for has come to its end: with its data and offset, its
+error, and whether it has been refused before anything happened."""
+
 
 # Up to here a cached range is copied on the loop's thread, piece by piece; beyond, by others.
 PACED_MAX = 4 << 20
@@ -116,6 +120,11 @@ class FileOps(Protocol):
     async def write(self, job: Job, data: ReadableBuffer, offset: int, whole: bool) -> int | None:
         """All of `data`.  After a part was written an error is raised if `whole`, else the size
         of the part is returned and the error left for the next call, as write(2) does.
+        """
+
+    def write_behind(self, job: Job, data: bytes, offset: int, over: Over) -> bool:
+        """Begin to write all of `data`, and have `over` called at the end; False if a task has to
+        wait for it.
         """
 
     async def join(self, chunks: list[bytes], limiter: CapacityLimiter | None) -> bytes:
