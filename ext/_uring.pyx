@@ -29,14 +29,15 @@ from abi cimport (
     AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS, AU_FEAT_RW_CUR_POS,
     AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC, AU_IOSQE_ASYNC,
     AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE,
-    AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ,
-    AU_OP_RENAMEAT, AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
+    AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP,
+    AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT, AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT,
+    AU_OP_UNLINKAT, AU_OP_WRITE,
     AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_PROBE, AU_RESOLVE_CACHED,
     AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
     AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
     AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
-    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_getevents_arg, au_open_how, au_params,
-    au_probe, au_sqe, au_statx, au_statx_timestamp, au_timespec,
+    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_getevents_arg,
+    au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
@@ -47,8 +48,8 @@ from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
 )
 from sqe cimport (
-    prep_cancel, prep_close, prep_fallocate, prep_fsync, prep_ftruncate, prep_mkdirat, prep_nop, prep_openat,
-    prep_read, prep_statx, prep_two_paths, prep_unlinkat, prep_write,
+    prep_cancel, prep_close, prep_fallocate, prep_fsync, prep_ftruncate, prep_mkdirat,
+    prep_nop, prep_openat, prep_read, prep_statx, prep_two_paths, prep_unlinkat, prep_write,
 )
 
 cdef extern from "Python.h":
@@ -137,8 +138,8 @@ cdef enum:
     _TRANSFER_MAX = 64 << 20
     # Direct I/O wants memory aligned to the logical block; no common device asks for more.
     _ALIGNMENT = 4096
-    # Aligned buffers of 4 KiB, 8 KiB, ... 1 MiB are kept for the next operation, of each size 1 MiB:
-    # memory that is new to the process costs more to touch than to copy.
+    # Aligned buffers of 4 KiB, 8 KiB, ... 1 MiB are kept for the next operation, 1 MiB of each
+    # size: memory that is new to the process costs more to touch than to copy.
     _POOL_CLASSES = 9
     _POOL_KEPT_MAX = 256
     # Completions are copied out in runs of this many.
@@ -445,8 +446,6 @@ cdef class Handle:
         self.inflight = 0
         self.busy = False
         self.when_idle = None
-        if self.guard is not None:
-            self.guard.forget()
 
     def call_when_idle(self, callback):
         """Have `callback` called by the last operation that leaves; False if there is none.
@@ -1816,11 +1815,11 @@ cdef class Operation:
     cdef bint exported
     cdef char *data             # where the kernel reads or writes
     cdef void *scratch          # aligned memory of our own (bounce buffer, statx)
-    cdef int scratch_class      # of the pool that it goes back to
+    cdef int scratch_class              # of the pool that it goes back to
     cdef Py_ssize_t size
     cdef readonly Py_ssize_t moved      # bytes transferred so far
-    cdef Py_ssize_t head, asked # of whole blocks: where what was asked for begins, and its size
-    cdef char *target           # where that goes at the end, if anywhere
+    cdef Py_ssize_t head, asked         # of whole blocks: where what was asked for is, its size
+    cdef char *target                   # where that goes at the end, if anywhere
     cdef int64_t offset
     cdef int64_t before         # the kernel's offset before the transfer, if that is used
     cdef int fd

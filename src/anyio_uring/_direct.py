@@ -44,20 +44,26 @@ class Guard:
     Going alone is for threads, since it waits; nobody else does.
     """
 
-    __slots__ = ("_active", "_alone", "_changed", "_shares")
+    __slots__ = ("_active", "_alone", "_changed", "_process", "_shares")
 
     def __init__(self) -> None:
-        self.forget()
+        self._begin()
 
-    def forget(self) -> None:
-        """In a forked child: whoever holds it is in the parent."""
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._shares = 0
         self._alone = 0  # threads that go alone, or wait for it
         self._active = False
 
+    def _check_process(self) -> None:
+        """In a forked child whoever holds it is in the parent."""
+        if self._process != os.getpid():
+            self._begin()
+
     def share(self) -> bool:
         """Begin a write of whole blocks; False if somebody goes alone, or is about to."""
+        self._check_process()
         with self._changed:
             if self._alone:
                 return False
@@ -71,6 +77,7 @@ class Guard:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
+        self._check_process()
         with self._changed:
             self._alone += 1
             try:

@@ -155,17 +155,19 @@ class Spans:
         ring = self.host.ring
         assert ring is not None
         self._limit = min(SPANS_MAX, ring.inflight_max)
+        self._low = self._limit * 3 // 4  # then the next ones are started, some at a time
         self._fill(ring)
         if not self.done:
             self.host.submit_now()
 
-    def _fill(self, ring: Ring) -> None:
+    def _fill(self, ring: Ring | None) -> None:
         """Start as many as there is room for; in batches, each with the loop's next turn."""
         if self._filling:
             return  # called by a completion within one of these starts
         self._filling = True
         try:
             while not self._stopping and len(self._live) < self._limit:
+                assert ring is not None
                 number, (size, offset) = next(self._todo, (-1, (0, 0)))
                 if number < 0:
                     self._stopping = True
@@ -186,20 +188,24 @@ class Spans:
                 self.host.awake(self)
 
     def _span_done(self, operation: Operation) -> None:
-        number = self._live.pop(operation)
-        if operation.refused:
-            self.refused = operation.result
-        elif operation.cancelled:
-            self.cancelled = True
-        elif operation.result < 0:
-            self.failed[number] = operation
+        live = self._live
+        number = live.pop(operation)
+        if operation.result < 0:
+            self._stopping = True
+            if operation.refused:
+                self.refused = operation.result
+            elif operation.cancelled:
+                self.cancelled = True
+            else:
+                self.failed[number] = operation
         elif not self.abandoned:
             self.found[number] = operation.take()
+        if live and (self._stopping or len(live) > self._low):
+            return
         ring = self.host.ring
-        if self.refused or self.cancelled or self.failed or self.host.ended or ring is None:
+        if self.host.ended or ring is None:
             self._stopping = True
-        if not (self._live and self._stopping) and ring is not None:
-            self._fill(ring)
+        self._fill(ring)
 
     def cancel(self, ring: Ring) -> None:
         self._stopping = self._asked = True

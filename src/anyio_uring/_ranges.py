@@ -105,7 +105,8 @@ async def _read_missing(
 def _merge(requests: Sequence[tuple[int, int]], numbers: list[int]) -> list[_Span]:
     """What touches or overlaps becomes one, in the order of the file."""
     spans: list[_Span] = []
-    for number in sorted(numbers, key=lambda number: requests[number][1]):
+    offsets = [offset for _, offset in requests]
+    for number in sorted(numbers, key=offsets.__getitem__):
         size, begin = requests[number]
         end = begin + size
         last = spans[-1] if spans else None

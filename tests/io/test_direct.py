@@ -317,6 +317,16 @@ def test_guard_lets_one_go_alone() -> None:
     assert guard.share()
 
 
+def test_guard_of_a_forked_child_is_free() -> None:
+    guard = _direct.Guard()
+    with guard.alone():
+        child = os.fork()
+        if not child:
+            os._exit(0 if guard.share() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert guard.share()
+
+
 async def test_cancelled_write_within_a_block_is_whole_or_has_not_begun(
     tiers: Tiers, path: Path
 ) -> None:
