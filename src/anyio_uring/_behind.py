@@ -76,13 +76,12 @@ class BehindFile(BufferedFile):
                 data = pending + bytes(view)
         # Before that this write has had no effect
         await self._settle(runtime, max(self._behind_max - len(data), 0))
-        if self._refused or not runtime.ops.write_behind(
-            self._job(), data, handle.position, self._over
-        ):
+        self._behind += len(data)
+        if not runtime.ops.write_behind(self._job(), data, handle.position, self._over):
+            self._behind -= len(data)
             await self._settle(runtime)
             await super()._write_through(runtime, turn, view)
             return
-        self._behind += len(data)
         buffer.written(len(pending))
         self._advance(len(data))
         if not whole:

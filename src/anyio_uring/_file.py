@@ -273,6 +273,7 @@ class AsyncFile(FileSteps[AnyStr]):
             if max(size, offset) > POSITION_MAX:
                 raise OverflowError("Python int too large to convert to C long")
         await self._settle_ranges(runtime, pairs)
+        self._check_closed()
         return await read_many(runtime.ops, self._job(), pairs)
 
     async def pwrite(self, data: ReadableBuffer, offset: int) -> int:

@@ -179,6 +179,38 @@ async def test_threads_get_many_at_a_time(
         assert statistics().thread - before == 3
 
 
+@pytest.mark.tiers("auto", "now+thread")
+async def test_cached_requests_leave_others_their_turns(tiers: Tiers, path: Path) -> None:
+    requests = [(4096, 4096 * (number % 250)) for number in range(8000)]
+    turns = 0
+    async with await anyio_uring.open_file(path, "rb", 0) as file:
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(count)
+            before = statistics().now
+            results = await file.pread_many(requests)
+            assert statistics().now - before > 7000
+            group.cancel_scope.cancel()
+        assert turns >= 20
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.lowlevel.checkpoint)
+
+                async def cancel() -> None:
+                    scope.cancel()
+
+                group.start_soon(cancel)
+                await file.pread_many(requests)
+        assert scope.cancelled_caught
+    assert results == expected(path, requests)
+
+
 # -- a server that does not answer, or with an error ----------------------------------------------
 
 
