@@ -153,7 +153,7 @@ class BehindFile(BufferedFile):
     # -- closing ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        if self._handle.closed:
+        if self.closed:
             return
         interrupted: BaseException | None = None
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import os
@@ -342,6 +343,26 @@ async def test_cancelled_write_within_a_block_is_whole_or_has_not_begun(
                 await anyio.lowlevel.checkpoint()
                 scope.cancel()
     assert path.read_bytes() in {CONTENT, CONTENT + b"x" * 100}
+
+
+@pytest.mark.hosts("asyncio", "uvloop")
+async def test_natively_cancelled_write_within_a_block_is_whole_or_has_not_begun(
+    tiers: Tiers, path: Path
+) -> None:
+    """It has several steps, and the last one sets the size."""
+    content = CONTENT
+    async with await anyio_uring.open_file(path, "r+b", 0, direct=True) as file:
+        for turns in range(20):
+            data = bytes([turns]) * 100
+            task = asyncio.ensure_future(file.pwrite(data, len(content)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            while file._handle.inflight:
+                await anyio.lowlevel.checkpoint()
+            assert path.read_bytes() in {content, content + data}
+            content = path.read_bytes()
 
 
 # -- what cannot be -------------------------------------------------------------------------------
