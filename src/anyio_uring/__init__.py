@@ -22,6 +22,7 @@ from ._settings import Settings, configure, current_settings
 if TYPE_CHECKING:
     from ._atomic import atomic_write
     from ._batch import iter_files, read_files, stat_files
+    from ._copy import copy_file
     from ._path import Path
     from ._spooled import SpooledTemporaryFile
     from ._streams import FileReadStream, FileWriteStream
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "atomic_write",
     "configure",
+    "copy_file",
     "current_settings",
     "driver_info",
     "gettempdir",
@@ -78,6 +80,7 @@ _LATE = {
     "TemporaryDirectory": "_temporary",
     "TemporaryFile": "_temporary",
     "atomic_write": "_atomic",
+    "copy_file": "_copy",
     "gettempdir": "_temporary",
     "gettempdirb": "_temporary",
     "iter_files": "_batch",

@@ -25,6 +25,7 @@ PUBLIC = [
     "__version__",
     "atomic_write",
     "configure",
+    "copy_file",
     "current_settings",
     "driver_info",
     "gettempdir",
