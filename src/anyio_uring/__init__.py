@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ._batch import iter_files, read_files, stat_files
     from ._copy import copy_file
     from ._path import Path
+    from ._remove import remove_tree
     from ._spooled import SpooledTemporaryFile
     from ._streams import FileReadStream, FileWriteStream
     from ._temporary import (
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
         mkdtemp,
         mkstemp,
     )
+    from ._trees import copy_tree
+    from ._writes import write_files
 
 __version__ = "0.1.0"
 
@@ -55,6 +58,7 @@ __all__ = [
     "atomic_write",
     "configure",
     "copy_file",
+    "copy_tree",
     "current_settings",
     "driver_info",
     "gettempdir",
@@ -65,8 +69,10 @@ __all__ = [
     "open_file",
     "read_files",
     "stat_files",
+    "remove_tree",
     "statistics",
     "wrap_file",
+    "write_files",
 ]
 
 # Imported when they are asked for, as AnyIO does: `tempfile` and AnyIO's streams behind them would
@@ -81,6 +87,7 @@ _LATE = {
     "TemporaryFile": "_temporary",
     "atomic_write": "_atomic",
     "copy_file": "_copy",
+    "copy_tree": "_trees",
     "gettempdir": "_temporary",
     "gettempdirb": "_temporary",
     "iter_files": "_batch",
@@ -88,6 +95,8 @@ _LATE = {
     "mkstemp": "_temporary",
     "read_files": "_batch",
     "stat_files": "_batch",
+    "remove_tree": "_remove",
+    "write_files": "_writes",
 }
 
 

@@ -7,14 +7,19 @@ native cancel leaves the chunk under way to its thread, which then cleans up as 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Generator
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-from anyio import CancelScope
+from anyio import CancelScope, Semaphore, create_task_group
 
-from ._runtime import Runtime, current_runtime
+from ._runtime import current_runtime
+
+if TYPE_CHECKING:
+    from typing import Self
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -22,6 +27,8 @@ R = TypeVar("R")
 # A chunk takes about so long, and moves no more than this: a cancelled task waits for its end.
 CHUNK_SECONDS = 0.02
 CHUNK_BYTES = 64 << 20
+# System calls run in parallel, Python does not: more threads than these are in each other's way.
+PARALLEL_MAX = min(4, os.cpu_count() or 1)
 
 
 class Chunk:
@@ -55,19 +62,25 @@ class Work(Generic[P, R]):
         self.news: list[P] = []
         self.result: list[R] = []
 
-    async def run(self, tell: Callable[[P], object] | None = None) -> R:
-        """All of it.
+    async def __aenter__(self) -> Self:
+        return self
 
-        :param tell: called in the task's thread with what each chunk yields
-        """
-        while not await self.next():
-            for news in self.news:
-                if tell is not None:
-                    tell(news)
-        return self.result.pop()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Stopped by an exception, undo what is half done, whatever is cancelled meanwhile."""
+        if kind is None or (self._ended and not self._in_thread):
+            return
+        if kind is GeneratorExit:
+            self.give_up()
+            return
+        try:
+            with CancelScope(shield=True):
+                await current_runtime().paths.do(self.give_up, None)
+        except BaseException:
+            self.give_up()
+            raise
 
     async def next(self) -> bool:
-        """One chunk; True after the last.  Whoever is stopped by an exception calls `leave`."""
+        """One chunk; True after the last."""
         runtime = current_runtime()
         await runtime.gate.admit()
         await runtime.paths.do(self._step, None)
@@ -103,17 +116,6 @@ class Work(Generic[P, R]):
                 return
         self._generator.close()
 
-    async def leave(self, runtime: Runtime) -> None:
-        """Undo what is half done, in a thread, whatever is cancelled meanwhile."""
-        if self._ended and not self._in_thread:
-            return
-        try:
-            with CancelScope(shield=True):
-                await runtime.paths.do(self.give_up, None)
-        except BaseException:
-            self.give_up()
-            raise
-
 
 async def in_chunks(
     generator: Generator[P, None, R], tell: Callable[[P], object] | None = None
@@ -122,13 +124,58 @@ async def in_chunks(
 
     :param tell: called in the task's thread with what each chunk yields
     """
-    runtime = current_runtime()
-    work = Work(generator)
+    async with Work(generator) as work:
+        while not await work.next():
+            for news in work.news:
+                if tell is not None:
+                    tell(news)
+    return work.result.pop()
+
+
+Add: TypeAlias = Callable[[Generator[P, None, P]], Awaitable[None]]
+
+
+async def in_parallel(
+    feed: Callable[[Add[P]], Awaitable[None]], tell: Callable[[P], object]
+) -> None:
+    """Have threads do what `feed` adds, a few of it at a time; it waits while they are busy.
+
+    The first exception, also one of `feed` or `tell`, ends all of it, and is raised bare.
+
+    :param tell: called in the caller's thread with what each chunk yields, and the results
+    """
+    slots = Semaphore(PARALLEL_MAX)
+    unfinished: set[Generator[P, None, P]] = set()
+    failures: list[Exception] = []
+
+    async def run(work: Generator[P, None, P]) -> None:
+        try:
+            tell(await in_chunks(work, tell))
+        except Exception as error:  # noqa: BLE001  # raised below
+            failures.append(error)
+            group.cancel_scope.cancel()
+        finally:
+            unfinished.discard(work)
+            slots.release()
+
+    async def add(work: Generator[P, None, P]) -> None:
+        unfinished.add(work)
+        await slots.acquire()
+        group.start_soon(run, work)
+
     try:
-        return await work.run(tell)
-    except GeneratorExit:
-        work.give_up()
-        raise
-    except BaseException:
-        await work.leave(runtime)
-        raise
+        async with create_task_group() as group:
+            try:
+                await feed(add)
+            except Exception as error:  # noqa: BLE001  # the same
+                failures.append(error)
+                group.cancel_scope.cancel()
+    finally:
+        for work in unfinished:
+            with suppress(ValueError):  # a thread that was left behind is still at it
+                work.close()
+    if failures:
+        try:
+            raise failures[0]
+        finally:
+            failures.clear()  # its traceback holds this frame

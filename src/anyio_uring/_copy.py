@@ -107,15 +107,15 @@ def _copying(
         return None
     refuse_special(facts.st_mode, source)
     pair = Pair(source, target)
-    descriptor = open_source(pair, follow=True)
+    descriptor, facts = open_source(pair, follow=True)
     try:
         place = _Place(target)
         try:
             pair.set_target(place.directory, place.name)
             if place.device is not None:
                 # Nothing can be put in the place of /dev/null
-                return (yield from transfer(pair, descriptor, place.device, Chunk(), plain=True))
-            return (yield from copy_open(pair, descriptor, Chunk(), metadata, place.facts))
+                return (yield from transfer(pair, descriptor, facts, place.device, Chunk(), True))
+            return (yield from copy_open(pair, descriptor, facts, Chunk(), metadata, place.facts))
         finally:
             place.close()
     finally:
@@ -237,7 +237,7 @@ class _Place:
         if stat.S_ISREG(facts.st_mode):
             self.facts = facts
             # Not opened if it may be: overlayfs would copy it up
-            if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            if not may_write(path, None):
                 os.close(os.open(path, os.O_WRONLY | _FLAGS))
         else:
             self.device = os.open(path, os.O_WRONLY | NONBLOCK | _FLAGS)
@@ -248,24 +248,32 @@ class _Place:
                 os.close(descriptor)
 
 
-def open_source(pair: Pair, follow: bool) -> int:
-    """The descriptor of a file that must be a regular one, also if it has just been swapped."""
+def may_write(path: AnyPath, directory: int | None) -> bool:
+    effective = os.access in os.supports_effective_ids
+    return os.access(path, os.W_OK, dir_fd=directory, effective_ids=effective)
+
+
+def open_source(pair: Pair, follow: bool) -> tuple[int, os.stat_result]:
+    """A file that must be a regular one, also if it has just been swapped."""
     try:
         flags = READ | NONBLOCK | (0 if follow else NOFOLLOW)
         descriptor = os.open(pair.source, flags, dir_fd=pair.source_directory)
     except OSError as error:
         raise pair.source_error(error) from None
     try:
-        refuse_special(os.fstat(descriptor).st_mode, pair.paths()[0])
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            refuse_special(facts.st_mode, pair.paths()[0])
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, facts
 
 
 def copy_open(
     pair: Pair,
     source: int,
+    facts: os.stat_result,
     chunk: Chunk,
     metadata: bool,
     replaced: os.stat_result | None = None,
@@ -274,17 +282,17 @@ def copy_open(
 
     :param replaced: the file that is there now
     """
-    facts = os.fstat(source)
     kept = facts if metadata else replaced
     temporary, target = _create(pair, 0o666 if kept is None else stat.S_IMODE(kept.st_mode))
     try:
         try:
-            size = yield from transfer(pair, source, target, chunk)
+            size = yield from transfer(pair, source, facts, target, chunk)
             try:
                 if replaced is not None:
                     _keep_facts(pair, replaced, target, temporary)
                 if metadata:
-                    copy_facts(facts, source, target, pair.paths()[0], temporary)
+                    here = pair.target_directory is not None
+                    copy_facts(facts, source, target, None if here else (pair.source, temporary))
             except OSError as error:
                 raise pair.target_error(error) from None
         except BaseException:
@@ -322,15 +330,19 @@ def _create(pair: Pair, mode: int) -> tuple[AnyPath, int]:
 
 
 def transfer(
-    pair: Pair, source: int, target: int, chunk: Chunk, plain: bool = False
+    pair: Pair,
+    source: int,
+    facts: os.stat_result,
+    target: int,
+    chunk: Chunk,
+    plain: bool = False,
 ) -> Generator[tuple[int, int], None, int]:
     """All bytes of a file into an empty one.  Yields what is done, of what total; returns it.
 
     :param plain: the target is no file: only write to it
     """
+    size = facts.st_size
     try:
-        facts = os.fstat(source)
-        size = facts.st_size
         if not plain and size and _clone(pair, source, target, facts):
             return os.fstat(target).st_size
         ranges = not plain and size > 0 and hasattr(os, "copy_file_range")
@@ -425,16 +437,16 @@ def _copy_plainly(source: int, target: int, offset: int, count: int) -> int:
 
 
 def copy_facts(
-    facts: os.stat_result, source: int, target: int, source_path: AnyPath, target_path: AnyPath
+    facts: os.stat_result, source: int, target: int, paths: tuple[AnyPath, AnyPath] | None = None
 ) -> None:
     """As `shutil.copystat`.
 
-    :param target_path: what the target's path is now
+    :param paths: of both, where descriptors alone would not do
     """
-    if not BY_DESCRIPTOR:
+    if paths is not None:
         import shutil
 
-        shutil.copystat(source_path, target_path)
+        shutil.copystat(*paths)
         return
     os.utime(target, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     _copy_attributes(source, target)
@@ -442,7 +454,9 @@ def copy_facts(
     os.fchmod(target, stat.S_IMODE(facts.st_mode))
 
 
-def _copy_attributes(source: int | AnyPath, target: int) -> None:
+def _copy_attributes(source: int, target: int) -> None:
+    if not hasattr(os, "listxattr"):
+        return
     try:
         names = os.listxattr(source)
     except OSError as error:
@@ -472,7 +486,12 @@ def _keep_facts(pair: Pair, replaced: os.stat_result, target: int, path: AnyPath
             os.fchown(target, replaced.st_uid, replaced.st_gid)
         except OSError:
             mode &= ~(stat.S_ISUID | stat.S_ISGID)  # they were another's
-    if BY_DESCRIPTOR:
-        with suppress(FileNotFoundError):
-            _copy_attributes(pair.paths()[1], target)
+    if NOFOLLOW:
+        with suppress(OSError):
+            flags = READ | NONBLOCK | NOFOLLOW
+            before = os.open(pair.target, flags, dir_fd=pair.target_directory)
+            try:
+                _copy_attributes(before, target)
+            finally:
+                os.close(before)
     os.fchmod(target, mode)

@@ -26,6 +26,7 @@ PUBLIC = [
     "atomic_write",
     "configure",
     "copy_file",
+    "copy_tree",
     "current_settings",
     "driver_info",
     "gettempdir",
@@ -36,8 +37,10 @@ PUBLIC = [
     "open_file",
     "read_files",
     "stat_files",
+    "remove_tree",
     "statistics",
     "wrap_file",
+    "write_files",
 ]
 
 CALLABLES = [name for name in PUBLIC if name != "__version__"]
