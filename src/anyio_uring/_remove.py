@@ -16,8 +16,8 @@ from ._descent import BY_DESCRIPTOR, DIRECTORY, Descent, Folder, open_folder
 if TYPE_CHECKING:
     from _typeshed import StrOrBytesPath
 
-# So many names are read before they are removed.
-NAMES_MAX = 1024
+# So many names are read, and removed, between two looks at the clock.
+NAMES_MAX = 64
 # How often one entry is tried again that others keep filling or swapping.
 PASSES_MAX = 16
 
@@ -166,14 +166,23 @@ class _Removal:
                     return
                 if not some:
                     return
-                for entry in some:
-                    if _is_folder(entry):
-                        folder.folders.append(entry.name)
-                    else:
-                        self._unlink(descent, entry.name)
-                    if self._chunk.over():
-                        yield self._count
-                        self._chunk.begin()
+                self._unlink_files(descent, some)
+                if self._chunk.over():
+                    yield self._count
+                    self._chunk.begin()
+
+    def _unlink_files(self, descent: Descent, entries: list[os.DirEntry[str]]) -> None:
+        folder = descent.current
+        fd = folder.fds[0]
+        for entry in entries:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    folder.folders.append(entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=fd)
+                    self._count += 1
+            except OSError:
+                self._unlink(descent, entry.name)
 
     def _unlink(self, descent: Descent, name: str) -> None:
         fd = descent.current.fds[0]
@@ -230,13 +239,6 @@ class _Removal:
             error.filename = os.path.join(path, name) if name and len(folders) > 1 else path
             raise error
         self._spared.update(descent.folders)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=False)
-    except OSError:
-        return False  # whatever it is, unlink(2) will tell
 
 
 def _is_folder_now(name: str, fd: int) -> bool:
