@@ -185,21 +185,22 @@ class Pair:
         return self._paths
 
     def source_error(self, error: OSError) -> OSError:
-        return _renamed(error, self.paths()[0])
+        return renamed(error, self.paths()[0])
 
     def target_error(self, error: OSError) -> OSError:
-        return _renamed(error, self.paths()[1])
+        return renamed(error, self.paths()[1])
 
     def error(self, error: OSError) -> OSError:
         """Of an operation on both."""
-        return _renamed(error, *self.paths())
+        return renamed(error, *self.paths())
 
 
-def _renamed(error: OSError, path: AnyPath, other: AnyPath | None = None) -> OSError:
+def renamed(error: OSError, path: AnyPath, other: AnyPath | None = None) -> OSError:
     """The same error, of the files that the caller knows."""
-    error.filename = path
-    error.filename2 = other
-    return error
+    known = error.errno, error.strerror, path
+    if other is None:
+        return OSError(*known)
+    return OSError(*known, getattr(error, "winerror", None), other)
 
 
 class _Place:
@@ -223,7 +224,7 @@ class _Place:
                 self.name = real
         except OSError as error:
             self.close()
-            raise _renamed(error, path) from None
+            raise renamed(error, path) from None
         except BaseException:
             self.close()
             raise

@@ -10,11 +10,11 @@ import os
 import stat
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
-from errno import EACCES, ELOOP
+from errno import EACCES, EEXIST, ELOOP, ENOTDIR
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._chunks import Add, Chunk, Work, in_chunks, in_parallel
-from ._copy import Pair, copy_facts, copy_open, may_write, open_source, refuse_special
+from ._copy import Pair, copy_facts, copy_open, may_write, open_source, refuse_special, renamed
 from ._descent import BY_DESCRIPTOR, DIRECTORY, Descent, Folder, open_folder
 from ._errors import os_error
 
@@ -244,13 +244,18 @@ class _Copying:
                 if not self._how.dirs_exist_ok:
                     raise
                 fresh = False
-            fds.append(open_folder(name, above.fds[1]))
+            try:
+                fds.append(open_folder(name, above.fds[1]))
+            except OSError as error:
+                if fresh or error.errno not in {ENOTDIR, ELOOP}:
+                    raise
+                raise os_error(EEXIST) from None  # something else of this name
             folder = Folder(name, fds, above)
         except OSError as error:
             for fd in fds:
                 os.close(fd)
-            error.filename = self.paths(above, name)[len(fds) and 1]
-            self.failed(above, name, error)
+            path = self.paths(above, name)[1 if fds else 0]
+            self.failed(above, name, renamed(error, path))
             return
         folder.fresh = fresh
         descent.enter(folder)
@@ -262,8 +267,7 @@ class _Copying:
         except OSError as error:
             lost = descent.current
             if lost.folders:
-                error.filename = self.paths(lost, "")[0]
-                self.failed(lost, "", error)
+                self.failed(lost, "", renamed(error, self.paths(lost, "")[0]))
                 lost.folders.clear()
         self._release(folder, True)
 
@@ -271,8 +275,7 @@ class _Copying:
         try:
             entries = os.scandir(folder.fds[0])
         except OSError as error:
-            error.filename = self.paths(folder, "")[0]
-            self.failed(folder, "", error)
+            self.failed(folder, "", renamed(error, self.paths(folder, "")[0]))
             return
         with entries:
             while True:
@@ -283,8 +286,7 @@ class _Copying:
                     is_folder = entry.is_dir(follow_symlinks=self._how.follow_symlinks)
                     is_link = not self._how.follow_symlinks and entry.is_symlink()
                 except OSError as error:
-                    error.filename = self.paths(folder, "")[0]
-                    self.failed(folder, "", error)
+                    self.failed(folder, "", renamed(error, self.paths(folder, "")[0]))
                     return
                 if is_folder:
                     folder.folders.append(entry.name)
@@ -320,7 +322,7 @@ class _Copying:
                 source, target = folder.fds
                 copy_facts(folder.facts, source, target)
         except OSError as error:
-            self.failed(folder, "", error)
+            self.failed(folder, "", renamed(error, self.paths(folder, "")[1]))
         finally:
             folder.close()
 
@@ -400,13 +402,11 @@ class _Copying:
         try:
             content = os.readlink(name, dir_fd=source)
         except OSError as error:
-            error.filename = self.paths(folder, name)[0]
-            raise
+            raise renamed(error, self.paths(folder, name)[0]) from None
         try:
             os.symlink(content, name, dir_fd=target)
         except OSError as error:
-            error.filename, error.filename2 = self.paths(folder, name)[1], None
-            raise
+            raise renamed(error, self.paths(folder, name)[1]) from None
         if self._how.metadata:
             with suppress(FileNotFoundError):
                 facts = os.stat(name, dir_fd=source, follow_symlinks=False)
