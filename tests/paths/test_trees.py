@@ -8,6 +8,7 @@ import pathlib
 import resource
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -610,6 +611,14 @@ async def test_cancelled_before_it_begins_does_nothing(
 DEPTH = 3000
 
 
+@pytest.fixture
+def deep_tree(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    dig(tmp_path / "tree")
+    yield tmp_path / "tree"
+    # What pytest could not remove, if something has gone wrong
+    subprocess.run(["rm", "-rf", tmp_path / "tree", tmp_path / "copy"], check=True)
+
+
 def dig(root: pathlib.Path) -> None:
     root.mkdir()
     fd = os.open(root, os.O_RDONLY)
@@ -634,13 +643,13 @@ def few_descriptors() -> Iterator[None]:
 @some_hosts
 @pytest.mark.tiers("auto", "thread")
 @pytest.mark.usefixtures("few_descriptors")
-async def test_deep_tree_is_copied_and_removed(tmp_path: pathlib.Path) -> None:
-    dig(tmp_path / "tree")
+async def test_deep_tree_is_copied_and_removed(deep_tree: pathlib.Path) -> None:
+    copy = deep_tree.parent / "copy"
     told: list[int] = []
-    await copy_tree(tmp_path / "tree", tmp_path / "copy", progress=lambda n, _: told.append(n))
+    await copy_tree(deep_tree, copy, progress=lambda n, _: told.append(n))
     assert told[-1] == 2 * DEPTH
-    for tree in ["tree", "copy"]:
-        await remove_tree(tmp_path / tree, progress=told.append)
+    for tree in [deep_tree, copy]:
+        await remove_tree(tree, progress=told.append)
         assert told[-1] == 2 * DEPTH + 1
 
 
@@ -660,6 +669,25 @@ async def test_way_back_is_found_by_names_if_a_directory_was_moved(
     await remove_tree(tmp_path / "tree")
     assert not (tmp_path / "tree").exists()
     assert [path.name for path in (tmp_path / "away").iterdir()] == []
+
+
+@some_hosts
+@pytest.mark.parametrize("side", ["tree", "copy"])
+async def test_copy_finds_its_way_back_by_names_if_a_directory_was_moved(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    monkeypatch.setattr(_descent, "OPEN_MAX", 2)
+    deep = pathlib.Path("a", "b", "c", "d", "e", "f")
+    (tmp_path / "tree" / deep).mkdir(parents=True)
+    for number in range(9):  # some of them before "d", some after it
+        (tmp_path / "tree" / "a" / "b" / "c" / f"z{number}" / "late").mkdir(parents=True)
+    expected = snapshot(tmp_path / "tree", times=False)
+    at = before(monkeypatch, _trees, "open_folder", lambda name, *_: name == "f")
+    at(lambda: (tmp_path / side / deep.parent.parent).rename(tmp_path / "away"))
+    await copy_tree(tmp_path / "tree", tmp_path / "copy")
+    if side == "copy":
+        (tmp_path / "away").rename(tmp_path / "copy" / deep.parent.parent)
+    assert snapshot(tmp_path / "copy", times=False) == expected
 
 
 # -- many files -----------------------------------------------------------------------------------
