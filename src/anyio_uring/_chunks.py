@@ -146,12 +146,12 @@ async def in_parallel(
     """
     slots = Semaphore(PARALLEL_MAX)
     unfinished: set[Generator[P, None, P]] = set()
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
     async def run(work: Generator[P, None, P]) -> None:
         try:
             tell(await in_chunks(work, tell))
-        except Exception as error:  # noqa: BLE001  # raised below
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # raised below
             failures.append(error)
             group.cancel_scope.cancel()
         finally:
@@ -167,7 +167,7 @@ async def in_parallel(
         async with create_task_group() as group:
             try:
                 await feed(add)
-            except Exception as error:  # noqa: BLE001  # the same
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the same
                 failures.append(error)
                 group.cancel_scope.cancel()
     finally:

@@ -74,7 +74,12 @@ async def copy_tree(
     b'content'
     """
     how = _How(follow_symlinks, metadata, dirs_exist_ok)
-    source, target = os.fsdecode(src), os.fsdecode(dst)
+    await _copy_tree(os.fsdecode(src), os.fsdecode(dst), how, progress)
+
+
+async def _copy_tree(
+    source: str, target: str, how: _How, progress: Callable[[int, int], object] | None
+) -> None:
     entries = size = 0
 
     def tell(news: tuple[int, int]) -> None:
@@ -84,25 +89,24 @@ async def copy_tree(
         if progress is not None and news != (0, 0):
             progress(entries, size)
 
-    if BY_DESCRIPTOR:
-        copying = _Copying(source, target, how)
-
-        async def feed(add: Add[tuple[int, int]]) -> None:
-            walk = Work(copying.walk())
-            async with walk:
-                while not await walk.next():
-                    for batch, folders in walk.news:
-                        tell((folders, 0))
-                        if batch is not None:
-                            await add(batch)
-
-        await in_parallel(feed, tell)
-        if copying.errors:
-            from shutil import Error
-
-            raise Error(copying.errors)
-    else:
+    if not BY_DESCRIPTOR:
         tell(await in_chunks(_at_once(source, target, how)))
+        return
+    copying = _Copying(source, target, how)
+
+    async def feed(add: Add[tuple[int, int]]) -> None:
+        async with Work(copying.walk()) as walk:
+            while not await walk.next():
+                for batch, folders in walk.news:
+                    tell((folders, 0))
+                    if batch is not None:
+                        await add(batch)
+
+    await in_parallel(feed, tell)
+    if copying.errors:
+        from shutil import Error
+
+        raise Error(copying.errors)
 
 
 class _How(NamedTuple):
