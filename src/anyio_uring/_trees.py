@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import StrOrBytesPath
 
 # What one task copies; the folders stay open until then.
-BATCH_ENTRIES = 128
+BATCH_ENTRIES = 256
 BATCH_FOLDERS = 16
 
 Batch = Generator[tuple[int, int], None, tuple[int, int]]
