@@ -68,8 +68,8 @@ __all__ = [
     "mkstemp",
     "open_file",
     "read_files",
-    "stat_files",
     "remove_tree",
+    "stat_files",
     "statistics",
     "wrap_file",
     "write_files",
@@ -94,8 +94,8 @@ _LATE = {
     "mkdtemp": "_temporary",
     "mkstemp": "_temporary",
     "read_files": "_batch",
-    "stat_files": "_batch",
     "remove_tree": "_remove",
+    "stat_files": "_batch",
     "write_files": "_writes",
 }
 
