@@ -419,7 +419,8 @@ cdef class Handle:
         self.regular = S_ISREG(st_mode)
         self.seekable = self.regular or (st_mode & 0o170000) == 0o060000
         self.local = local and self.regular
-        self.now = _NOW_NEVER if self.direct else now
+        # A stream waits for its peer, whatever file system its name is on
+        self.now = now if self.regular and not self.direct else _NOW_NEVER
         self.meter = None
         self.kept = b""
         self.when_idle = None

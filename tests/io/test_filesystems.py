@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.support.fuse import FuseMount, cannot_fuse, mount, umount
 from tests.support.mounts import cannot_mount, fs_type, tmpfs
@@ -295,3 +296,23 @@ async def test_driver_info_agrees(kind: str, path: Path) -> None:
     info = anyio_uring.driver_info(path)
     assert info.file_system == fs_type(path)
     assert info.tiers["open"].startswith("now") == (kind != "fuse")
+
+
+async def test_fifo_is_waited_for_wherever_it_lies(somewhere: tuple[str, Path]) -> None:
+    """Its name may be on a file system that is served without asking, but its peer is nowhere."""
+    kind, directory = somewhere
+    if kind == "fuse":
+        pytest.skip("it has no FIFOs")
+    fifo = directory / "fifo"
+    os.mkfifo(fifo)
+    peer = os.open(fifo, os.O_RDWR)
+    try:
+        async with await open_file(fifo, "rb", buffering=0) as file:
+            with anyio.move_on_after(0.05) as scope:
+                await file.read(100)
+            assert scope.cancelled_caught
+            os.write(peer, b"heard")
+            assert await file.read(100) == b"heard"
+    finally:
+        os.close(peer)
+        fifo.unlink()
