@@ -1655,22 +1655,33 @@ cdef enum:
     _READ_STEP = 64 << 10
 
 
-cdef const char **c_paths(list paths) except NULL:
-    """The paths as the kernel wants them; the list must stay as it is meanwhile."""
+cdef const char **c_paths(list paths, list encoded) except NULL:
+    """The paths as the kernel wants them; `encoded` keeps what they point to."""
     cdef Py_ssize_t index, count = len(paths)
     cdef const char **result = <const char **>malloc((count + 1) * sizeof(char *))
     if result == NULL:
         raise MemoryError
-    for index in range(count):
-        result[index] = PyBytes_AS_STRING(<bytes?>paths[index])
+    try:
+        for path in paths:
+            encoded.append(PyUnicode_EncodeFSDefault(path) if type(path) is unicode else path)
+        for index in range(count):
+            result[index] = PyBytes_AS_STRING(<bytes?>encoded[index])
+    except BaseException:
+        free(result)
+        raise
     return result
 
 
+cdef object path_error(long outcome, path):
+    return OSError(-outcome, strerror(-outcome), path)
+
+
 def stat_many(list paths not None, bint follow):
-    """For each path an os.stat_result or -errno.  May sleep: for a worker thread."""
+    """For each path (str or bytes) an os.stat_result or its OSError, for a worker thread."""
     cdef Py_ssize_t index, count = len(paths)
     cdef int flags = AU_AT_NO_AUTOMOUNT | (0 if follow else AU_AT_SYMLINK_NOFOLLOW)
-    cdef const char **names = c_paths(paths)
+    cdef list encoded = []
+    cdef const char **names = c_paths(paths, encoded)
     cdef au_statx *facts = <au_statx *>malloc((count + 1) * sizeof(au_statx))
     cdef long *outcomes = <long *>malloc((count + 1) * sizeof(long))
     cdef list results = []
@@ -1682,7 +1693,8 @@ def stat_many(list paths not None, bint follow):
                 outcomes[index] = au_statx_call(AT_FDCWD, names[index], flags,
                                                 AU_STATX_BASIC_STATS, &facts[index])
         for index in range(count):
-            results.append(outcomes[index] if outcomes[index] else stat_result(&facts[index]))
+            results.append(path_error(outcomes[index], paths[index]) if outcomes[index]
+                           else stat_result(&facts[index]))
         return results
     finally:
         free(names)
@@ -1756,14 +1768,15 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
 
 
 def read_many(list paths not None, size_t limit):
-    """For each path its bytes; -errno; or a tuple.  May sleep: for a worker thread.
+    """For each path (str or bytes) its bytes, its OSError or a tuple, for a worker thread.
 
     The tuple is ``(fd,)`` for what is no regular file, opened with O_NONBLOCK, now the caller's;
     or ``()`` for a file of about `limit` bytes or more.  Ends early, but not before the first,
     where the next file would make it more than `limit` bytes.
     """
     cdef Py_ssize_t index, count = len(paths)
-    cdef const char **names = c_paths(paths)
+    cdef list encoded = []
+    cdef const char **names = c_paths(paths, encoded)
     cdef Content *found = <Content *>malloc((count + 1) * sizeof(Content))
     cdef Contents all
     cdef list results = []
@@ -1783,7 +1796,7 @@ def read_many(list paths not None, size_t limit):
             elif found[index].special:
                 results.append((found[index].outcome,))
             elif found[index].outcome < 0:
-                results.append(found[index].outcome)
+                results.append(path_error(found[index].outcome, paths[index]))
             else:
                 results.append(PyBytes_FromStringAndSize(all.memory + found[index].start,
                                                          found[index].outcome))

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import islice
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
@@ -35,11 +36,18 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="StrOrBytesPath")
 T = TypeVar("T")
 
-# Files in one hop to a thread: worth several times the hop, and little to wait for.
+# Files in one hop to a thread, and hops at once, while files are in memory: worth many times the
+# hop; more threads than processors stand in each other's way.
+WARM_FILES = 256
+WARM_CHUNKS = 3
+# The same where a disk is waited for, which shows in the time for one file.
+COLD_FILES = 16
+COLD_CHUNKS = 16
+COLD_SECONDS = 50e-6
+# For what is read ahead, where it is not known what there will be.
 CHUNK_FILES = 128
 # Bytes that one hop brings at most; a bigger file goes by itself.
 CHUNK_BYTES = 4 << 20
-# Chunks on their way at once: as many as a disk can use, so few that they need few threads.
 CHUNKS_MAX = 8
 # Less ahead than this is not worth a name.
 AHEAD_MIN = 64 << 10
@@ -87,14 +95,14 @@ async def stat_files(
     runtime = await _begin()
     results: list[Any] = [None] * len(names)
 
-    async def ask(start: int) -> None:
-        part = names[start : start + CHUNK_FILES]
+    async def ask(start: int, stop: int) -> None:
+        part = names[start:stop]
         found = await runtime.paths.ask(partial(stat_chunk, part, follow_symlinks), None)
-        results[start : start + len(part)] = found
+        results[start:stop] = found
         if not return_exceptions:
             _raise_first(found)
 
-    await _all(ask, range(0, len(names), CHUNK_FILES))
+    await _spread(ask, len(names))
     return results
 
 
@@ -133,14 +141,13 @@ async def read_files(
     runtime = await _begin()
     results: list[Any] = [None] * len(names)
 
-    async def read(start: int) -> None:
-        part = names[start : start + CHUNK_FILES]
-        found = await _read_part(runtime, part)
-        results[start : start + len(part)] = found
+    async def read(start: int, stop: int) -> None:
+        found = await _read_part(runtime, names[start:stop])
+        results[start:stop] = found
         if not return_exceptions:
             _raise_first(found)
 
-    await _all(read, range(0, len(names), CHUNK_FILES))
+    await _spread(read, len(names))
     return results
 
 
@@ -152,7 +159,10 @@ async def _begin() -> Runtime:
 
 def _names(paths: Iterable[StrOrBytesPath]) -> list[AnyPath]:
     """The paths as `os` takes them, after the checks that need no kernel."""
-    return [_name(path) for path in paths]
+    return [
+        path if type(path) is str and "\0" not in path else _name(path)  # most are
+        for path in paths
+    ]
 
 
 def _name(path: StrOrBytesPath) -> AnyPath:
@@ -168,22 +178,34 @@ def _raise_first(found: list[Any]) -> None:
             raise result
 
 
-async def _all(function: Callable[[int], Any], arguments: Iterable[int]) -> None:
-    """Call it with each argument, `CHUNKS_MAX` at once; the first failure is raised bare."""
+async def _spread(function: Callable[[int, int], Awaitable[None]], count: int) -> None:
+    """Call it with ranges that make up [0, count), some at once; the first failure is raised bare.
+
+    Big ranges on few threads, which is best while everything is in memory; when one shows that
+    it is not, small ones on many, since a disk wants many questions at once.
+    """
     failures: list[Exception] = []
-    waiting = iter(arguments)
+    position = 0
+    size = min(max(-(-count // WARM_CHUNKS), COLD_FILES), WARM_FILES)
+    cold = False
 
     async def work() -> None:
+        nonlocal position, size, cold
         try:
-            for argument in waiting:
-                await function(argument)
+            while position < count:
+                start, position = position, min(position + size, count)
+                stop, begin = position, perf_counter()
+                await function(start, stop)
+                if not cold and perf_counter() - begin > (stop - start) * COLD_SECONDS:
+                    cold, size = True, COLD_FILES
+                    for _ in range(COLD_CHUNKS - WARM_CHUNKS):
+                        group.start_soon(work)
         except Exception as error:  # noqa: BLE001  # raised below, without a group around it
             failures.append(error)
             group.cancel_scope.cancel()
 
-    count = min(CHUNKS_MAX, len(arguments)) if isinstance(arguments, range) else CHUNKS_MAX
     async with anyio.create_task_group() as group:
-        for _ in range(count):
+        for _ in range(min(WARM_CHUNKS, -(-count // size) if count else 0)):
             group.start_soon(work)
     if failures:
         raise failures[0]

@@ -32,11 +32,7 @@ class Left(NamedTuple):
 def stat_chunk(paths: list[AnyPath], follow: bool) -> list[os.stat_result | OSError]:
     """As `os.stat` of each, or `os.lstat` if not to `follow`."""
     if COMPILED:
-        found = _uring.stat_many([os.fsencode(path) for path in paths], follow)
-        return [
-            os_error(-facts, path) if isinstance(facts, int) else facts
-            for facts, path in zip(found, paths, strict=True)
-        ]
+        return _uring.stat_many(paths, follow)
     results: list[os.stat_result | OSError] = []
     for path in paths:
         try:
@@ -53,16 +49,10 @@ def read_chunk(paths: list[AnyPath], limit: int) -> list[bytes | OSError | Left]
     """
     if not COMPILED:
         return _read_portably(paths, limit)
-    results: list[bytes | OSError | Left] = []
-    found = _uring.read_many([os.fsencode(path) for path in paths], limit)
-    for content, path in zip(found, paths, strict=False):
-        if isinstance(content, bytes):
-            results.append(content)
-        elif isinstance(content, int):
-            results.append(os_error(-content, path))
-        else:
-            results.append(Left(content[0] if content else -1))
-    return results
+    return [
+        Left(*content or (-1,)) if isinstance(content, tuple) else content
+        for content in _uring.read_many(paths, limit)
+    ]
 
 
 def _read_portably(paths: list[AnyPath], limit: int) -> list[bytes | OSError | Left]:

@@ -19,7 +19,7 @@ from anyio_uring import (
     stat_files,
     statistics,
 )
-from anyio_uring._batch import CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX
+from anyio_uring._batch import CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX, COLD_FILES
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiers")]
 
@@ -43,7 +43,8 @@ async def test_order_is_kept(tmp_path: Path, count: int) -> None:
     before = statistics().thread
     assert await read_files(paths) == [path.read_bytes() for path in paths]
     assert await stat_files(iter(paths)) == [path.stat() for path in paths]
-    assert statistics().thread - before == 2 * -(-count // CHUNK_FILES)
+    # Many files in a hop, if not as many where this machine was slow
+    assert statistics().thread - before <= 2 * (4 + count // COLD_FILES)
 
 
 async def test_every_type_of_path(tmp_path: Path) -> None:
