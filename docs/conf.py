@@ -22,7 +22,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 nitpick_ignore_regex = [
-    (r"py:.*", r"(anyio|asyncio|collections|contextlib|io|os|pathlib|trio|types|typing)\..*"),
+    (r"py:.*", r"(anyio|asyncio|collections|contextlib|io|os|pathlib|shutil|trio|types|typing)\..*"),
     # Names that type checkers know and Python does not.
     (
         r"py:.*",
