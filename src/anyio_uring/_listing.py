@@ -114,7 +114,7 @@ class Listing(Generic[T, R]):
         try:
             if self._source is None:
                 self._source = self._start()
-            while len(chunk) < size and time.monotonic() < end:
+            while len(chunk) < size and (not chunk or time.monotonic() < end):
                 before, wanted = len(chunk), min(size - len(chunk), self._step)
                 chunk.extend(islice(self._source, wanted))
                 if len(chunk) - before < wanted:

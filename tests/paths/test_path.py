@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Tiers
 from tests.support.trees import CALLS, NAMES, build, same_as_pathlib, snapshot
 
-from anyio_uring import Path, statistics
+from anyio_uring import Path, _listing, statistics
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiers")]
 
@@ -98,6 +98,16 @@ async def test_lists_of_many_entries(tmp_path: pathlib.Path, count: int) -> None
     assert sorted([path async for path in Path(tmp_path).iterdir()]) == expected
     assert statistics().thread - before <= 2 + count // 500  # many entries in one hop
     assert sorted([path async for path in Path(tmp_path).glob("*.txt")]) == expected
+
+
+async def test_slow_search_ends_only_where_it_ends(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_listing, "CHUNK_SECONDS", -1.0)  # each entry takes too long
+    for number in range(5):
+        (tmp_path / str(number)).touch()
+    assert len([path async for path in Path(tmp_path).glob("*")]) == 5
+    assert len([path async for path in Path(tmp_path).iterdir()]) == 5
 
 
 async def test_stopping_early_closes_the_directory(tmp_path: pathlib.Path) -> None:
