@@ -22,7 +22,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 nitpick_ignore_regex = [
-    (r"py:.*", r"(anyio|asyncio|collections|contextlib|io|os|pathlib|shutil|trio|types|typing)\..*"),
+    (r"py:.*", r"(anyio|trio)\..*"),
+    (r"py:.*", r"(asyncio|collections|contextlib|io|os|pathlib|shutil|types|typing)\..*"),
     # Names that type checkers know and Python does not.
     (
         r"py:.*",
