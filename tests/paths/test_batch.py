@@ -21,7 +21,13 @@ from anyio_uring import (
 )
 from anyio_uring._batch import CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX, COLD_FILES
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiers")]
+# Threads do the work in every cell: two columns show that the driver makes no difference
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("tiers"),
+    pytest.mark.tiers("auto", "thread"),
+    pytest.mark.hosts("asyncio", "uvloop", "trio"),
+]
 
 
 def make(folder: Path, count: int, size: int = 100) -> list[Path]:

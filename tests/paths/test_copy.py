@@ -20,7 +20,13 @@ from tests.support.places import NoPlaceError, place
 
 from anyio_uring import _chunks, _copy, copy_file
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiers")]
+# Threads do the work in every cell: two columns show that the driver makes no difference
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("tiers"),
+    pytest.mark.tiers("auto", "thread"),
+    pytest.mark.hosts("asyncio", "uvloop", "trio"),
+]
 
 MIB = 1 << 20
 

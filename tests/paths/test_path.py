@@ -15,10 +15,13 @@ from tests.support.trees import CALLS, NAMES, build, same_as_pathlib, snapshot
 
 from anyio_uring import Path, _listing, statistics
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiers")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("tiers"),
+    pytest.mark.hosts("asyncio", "uvloop", "trio"),
+]
 
 
-@pytest.mark.hosts("asyncio", "uvloop", "trio")
 @pytest.mark.parametrize("name", NAMES, ids=[name[:20].replace("\0", "NUL") for name in NAMES])
 async def test_every_operation_on_everything(tmp_path: pathlib.Path, name: str) -> None:
     await same_as_pathlib(tmp_path, name, Path)

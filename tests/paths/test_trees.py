@@ -29,7 +29,13 @@ from anyio_uring import (
     write_files,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tiers", "no_leaks")]
+# Threads do the work in every cell: two columns show that the driver makes no difference
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("tiers", "no_leaks"),
+    pytest.mark.tiers("auto", "thread"),
+    pytest.mark.hosts("asyncio", "uvloop", "trio"),
+]
 
 some_hosts = pytest.mark.hosts("asyncio", "trio")
 
