@@ -37,7 +37,8 @@ class Listing(Generic[T, R]):
     """An asynchronous iterator over what a synchronous one gives, which lives in threads.
 
     At most `CHUNK_MAX` entries are held, and the thread works only while somebody waits, who is
-    not kept by it when he is cancelled.  Dropped or closed, it gives up the rest.
+    not kept by it when he is cancelled; that ends it, as it ends an asynchronous generator.  One
+    task at a time can wait.  Dropped or closed, it gives up the rest.
 
     :param start: makes the synchronous iterator; called by the first hop
     :param convert: makes of an entry what is handed out
@@ -67,6 +68,7 @@ class Listing(Generic[T, R]):
         self._ended = False
         self._mutex = threading.Lock()
         self._in_thread = False
+        self._running = False  # a step that is more than taking an entry
         self._closed = False
 
     def __aiter__(self) -> Self:
@@ -77,10 +79,16 @@ class Listing(Generic[T, R]):
             return self._convert(self._pop())
         except IndexError:
             pass
-        if self._rest:
-            await current_runtime().host.checkpoint()
-        else:
-            await self._fetch()
+        if self._running:
+            raise RuntimeError("anext(): asynchronous iterator is already running")
+        self._running = True
+        try:
+            if self._rest:
+                await current_runtime().host.checkpoint()
+            else:
+                await self._fetch()
+        finally:
+            self._running = False
         self._chunk += self._rest[-TURN_ENTRIES:]
         del self._rest[-TURN_ENTRIES:]
         if not self._chunk:
@@ -93,7 +101,13 @@ class Listing(Generic[T, R]):
             return
         size, self._size = self._size, min(2 * self._size, self._size_max)
         next_chunk = partial(self._next, size)
-        chunk = await current_runtime().paths.ask(next_chunk, self._limiter, self._lost)
+        paths = current_runtime().paths
+        try:
+            chunk = await paths.ask(next_chunk, self._limiter, type)
+        except BaseException:
+            # What the thread finds, or has found, is lost, and what is behind it of no use
+            self.close()
+            raise
         if not chunk:
             self._raise_error()
         self._rest = chunk
@@ -132,10 +146,6 @@ class Listing(Generic[T, R]):
 
     def _given_up(self) -> bool:
         return self._closed or self._ended
-
-    def _lost(self, chunk: list[T]) -> None:
-        """Nobody has waited for these, and what is behind them is of no use without them."""
-        self.close()
 
     def close(self) -> None:
         """Give up the rest."""
