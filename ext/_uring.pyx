@@ -14,7 +14,9 @@ cimport cython
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+)
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -1575,19 +1577,19 @@ def remember(Meter meter):
     recent = meter
 
 
-cdef bytes encoded_path(path, Py_ssize_t cost):
-    """The path as the kernel takes it, if the loop seen last is the current one and admits it."""
+cdef bytes encoded_path(path, Py_ssize_t cost, Meter meter):
+    """The path as the kernel takes it, if the meter's loop is the current one and admits it."""
     cdef bytes encoded
-    if recent is None or type(path) is not unicode or not recent.admit(cost):
+    if meter is None or type(path) is not unicode or not meter.admit(cost):
         return None
     encoded = PyUnicode_EncodeFSDefault(path)
     if memchr(PyBytes_AS_STRING(encoded), 0, PyBytes_GET_SIZE(encoded)) != NULL:
-        recent.refund(cost)
+        meter.refund(cost)
         return None
     return encoded
 
 
-cdef object path_outcome(found, path, Py_ssize_t cost):
+cdef object path_outcome(found, path, Py_ssize_t cost, Meter meter):
     """What was found; None for a MISS.
 
     :raises OSError: an error of the path walk
@@ -1596,7 +1598,7 @@ cdef object path_outcome(found, path, Py_ssize_t cost):
     if type(found) is not int:
         return found
     if found > -4096:
-        recent.refund(cost)
+        meter.refund(cost)
         return None
     number = -4096 - found
     raise OSError(number, strerror(number), path)
@@ -1604,14 +1606,20 @@ cdef object path_outcome(found, path, Py_ssize_t cost):
 
 def stat_quick(path, bint follow, Py_ssize_t cost):
     """`stat_now` for the loop that runs the current task; None: go the long way."""
-    cdef bytes encoded = encoded_path(path, cost)
-    return None if encoded is None else path_outcome(stat_now(encoded, follow, recent), path, cost)
+    cdef Meter meter = recent      # a loop in another thread may take its place meanwhile
+    cdef bytes encoded = encoded_path(path, cost, meter)
+    if encoded is None:
+        return None
+    return path_outcome(stat_now(encoded, follow, meter), path, cost, meter)
 
 
 def read_quick(path, Py_ssize_t cost):
     """`read_path_now` for the loop that runs the current task; None: go the long way."""
-    cdef bytes encoded = encoded_path(path, cost)
-    return None if encoded is None else path_outcome(read_path_now(encoded, recent), path, cost)
+    cdef Meter meter = recent      # (as above)
+    cdef bytes encoded = encoded_path(path, cost, meter)
+    if encoded is None:
+        return None
+    return path_outcome(read_path_now(encoded, meter), path, cost, meter)
 
 
 cdef object walk_error(long error):
@@ -1663,9 +1671,9 @@ cdef const char **c_paths(list paths, list encoded) except NULL:
         raise MemoryError
     try:
         for path in paths:
-            encoded.append(PyUnicode_EncodeFSDefault(path) if type(path) is unicode else path)
+            encoded.append(PyUnicode_EncodeFSDefault(path) if isinstance(path, unicode) else path)
         for index in range(count):
-            result[index] = PyBytes_AS_STRING(<bytes?>encoded[index])
+            result[index] = PyBytes_AsString(encoded[index])
     except BaseException:
         free(result)
         raise
@@ -1716,20 +1724,16 @@ cdef struct Contents:
 
 
 cdef bint make_room(Contents *all, size_t size) noexcept nogil:
-    """Room for so many bytes more; False if that is beyond the limit, or there is no memory."""
-    cdef size_t wanted = all.used + size
+    """Room for so many bytes more, or what the limit leaves; False if there is none."""
+    cdef size_t wanted = min(all.used + size, all.limit)
     cdef char *memory
-    if wanted <= all.size:
-        return True
-    if wanted > all.limit:
-        return False
-    wanted = min(max(wanted, 2 * all.size), all.limit)
-    memory = <char *>realloc(all.memory, wanted)
-    if memory == NULL:
-        return False
-    all.memory = memory
-    all.size = wanted
-    return True
+    if wanted > all.size:
+        wanted = min(max(wanted, 2 * all.size), all.limit)
+        memory = <char *>realloc(all.memory, wanted)
+        if memory != NULL:
+            all.memory = memory
+            all.size = wanted
+    return all.used < all.size
 
 
 cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil:
@@ -1746,7 +1750,7 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
         one.skipped = fd == -EAGAIN     # a lease
         return
     while True:
-        if all.size - all.used < _READ_STEP and not make_room(all, _READ_STEP):
+        if not make_room(all, _READ_STEP):
             one.full = one.start > 0
             one.skipped = not one.full
             break

@@ -52,7 +52,7 @@ class UringOps:
     async def open(
         self, path: str | bytes, flags: int, mode: int, limiter: CapacityLimiter | None
     ) -> Opened:
-        encoded = os.fsencode(path)
+        encoded = bytes(os.fsencode(path))  # not of a subclass
         host = self.host
         if not host.ready() or self.workers.lacking():
             return await self.threads.open(path, flags, mode, limiter)

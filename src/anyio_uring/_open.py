@@ -265,7 +265,7 @@ async def _from_path(
     flags = mode.flags
     await runtime.gate.admit(OPEN_COST_BYTES)
     opened: Opened | None = None
-    found = open_now(os.fsencode(path), flags, runtime.meter)
+    found = open_now(bytes(os.fsencode(path)), flags, runtime.meter)
     if isinstance(found, tuple):
         opened = Opened(*found)
     elif found <= WALK_ERROR_BASE:

@@ -147,7 +147,7 @@ class PathOps:
         arguments: tuple[int, ...] = (),
     ) -> Operation | None:
         """The finished operation; None if nothing has happened, and a thread is to do it."""
-        encoded = [os.fsencode(path) for path in paths]
+        encoded = [bytes(os.fsencode(path)) for path in paths]  # not of a subclass
         workers = self._workers
         assert workers is not None
         if any(b"\0" in path for path in encoded):

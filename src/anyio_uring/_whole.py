@@ -104,7 +104,7 @@ def _encoded(path: AnyPath, refuse: Callable[[AnyPath], object]) -> bytes:
 
     :param refuse: refuses such a path, in the words of this version of Python
     """
-    encoded = os.fsencode(path)
+    encoded = bytes(os.fsencode(path))  # not of a subclass
     if b"\0" in encoded:
         refuse(path)
         raise ValueError("embedded null byte")

@@ -237,3 +237,26 @@ def test_worker_that_missed_a_cancel_is_asked_again(pipe: Any) -> None:
         left_behind += not operation.done
         ring.leak()
     assert left_behind == 0
+
+
+class Task:
+    """Can be referred to weakly."""
+
+
+def test_path_is_charged_to_one_meter_whoever_is_remembered_meanwhile() -> None:
+    meter, other = _uring.Meter(), _uring.Meter()
+
+    def current_task(loop: object) -> Task:
+        _uring.remember(other)  # as by a loop in another thread
+        return task
+
+    task = Task()
+    meter.watch_asyncio(object(), current_task, {})
+    for quick in (
+        lambda: _uring.stat_quick("/proc/self/status", True, 1 << 10),  # never at once
+        lambda: _uring.read_quick("/proc/self/status", 1 << 10),
+        lambda: _uring.read_quick("a\0b", 1 << 10),
+    ):
+        _uring.remember(meter)
+        assert quick() is None
+        assert meter.left == other.left  # all of it was given back

@@ -20,6 +20,7 @@ from anyio_uring import (
     statistics,
 )
 from anyio_uring._batch import CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX, COLD_FILES
+from anyio_uring._many import Left, read_chunk
 
 # Threads do the work in every cell: two columns show that the driver makes no difference
 pytestmark = [
@@ -59,6 +60,24 @@ async def test_every_type_of_path(tmp_path: Path) -> None:
     paths: list[Any] = [path, str(path), os.fsencode(path), UringPath(path)]
     assert await read_files(paths) == [b"x"] * 4
     assert await stat_files(paths) == [path.stat()] * 4
+    async with iter_files(paths) as files:
+        assert [item async for item in files] == [(path, b"x") for path in paths]
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Octets(bytes):
+    __slots__ = ()
+
+
+async def test_subclasses_of_str_and_bytes(tmp_path: Path) -> None:
+    [path] = make(tmp_path, 1)
+    path.write_bytes(b"x")
+    paths: list[Any] = [Text(path), Octets(os.fsencode(path))]
+    assert await read_files(paths) == [b"x"] * 2
+    assert await stat_files(paths) == [path.stat()] * 2
     async with iter_files(paths) as files:
         assert [item async for item in files] == [(path, b"x") for path in paths]
 
@@ -245,6 +264,18 @@ async def test_cancelled_before_it_begins(tmp_path: Path) -> None:
             await function(paths)  # type: ignore[operator]
         assert scope.cancelled_caught
     assert statistics().thread == before
+
+
+async def test_small_bound_still_reads_ahead(tmp_path: Path) -> None:
+    limit = 16 << 10
+    paths = make(tmp_path, 3)
+    almost, exact = tmp_path / "almost", tmp_path / "exact"
+    almost.write_bytes(bytes(limit - 1))
+    exact.write_bytes(bytes(limit + 1))
+    assert read_chunk([str(path) for path in paths], limit) == [p.read_bytes() for p in paths]
+    assert read_chunk([str(almost)] * 2, limit) == [almost.read_bytes()]
+    assert read_chunk([str(exact), str(paths[2])], limit) == [Left(-1), paths[2].read_bytes()]
+    assert read_chunk([str(paths[2]), str(exact)], limit) == [paths[2].read_bytes()]
 
 
 async def test_bound_that_is_too_small() -> None:

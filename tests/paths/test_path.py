@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Tiers
 from tests.support.trees import CALLS, NAMES, build, same_as_pathlib, snapshot
 
-from anyio_uring import Path, _listing, statistics
+from anyio_uring import Path, _listing, open_file, statistics
 
 pytestmark = [
     pytest.mark.anyio,
@@ -101,6 +101,22 @@ async def test_lists_of_many_entries(tmp_path: pathlib.Path, count: int) -> None
     assert sorted([path async for path in Path(tmp_path).iterdir()]) == expected
     assert statistics().thread - before <= 2 + count // 500  # many entries in one hop
     assert sorted([path async for path in Path(tmp_path).glob("*.txt")]) == expected
+
+
+class Octets(bytes):
+    __slots__ = ()
+
+
+async def test_subclasses_of_bytes(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    async with await open_file(Octets(os.fsencode(path)), "rb") as file:
+        assert await file.read() == b""
+    async with await open_file(Octets(os.fsencode(tmp_path / "new")), "wb"):
+        pass
+    await Path(tmp_path / "link").symlink_to(Octets(b"new"))
+    await Path(tmp_path / "other").hardlink_to(Octets(os.fsencode(path)))
+    assert sorted(os.listdir(tmp_path)) == ["file", "link", "new", "other"]
 
 
 async def test_slow_search_ends_only_where_it_ends(
