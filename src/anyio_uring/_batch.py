@@ -142,10 +142,7 @@ async def read_files(
     results: list[Any] = [None] * len(names)
 
     async def read(start: int, stop: int) -> None:
-        found = await _read_part(runtime, names[start:stop])
-        results[start:stop] = found
-        if not return_exceptions:
-            _raise_first(found)
+        results[start:stop] = await _read_part(runtime, names[start:stop], return_exceptions)
 
     await _spread(read, len(names))
     return results
@@ -211,13 +208,15 @@ async def _spread(function: Callable[[int, int], Awaitable[None]], count: int) -
         raise failures[0]
 
 
-async def _read_part(runtime: Runtime, names: list[AnyPath]) -> list[Any]:
-    """The content of each file, or its OSError."""
+async def _read_part(runtime: Runtime, names: list[AnyPath], return_exceptions: bool) -> list[Any]:
+    """The content of each file, or its OSError, if that is not to be raised."""
     results: list[Any] = []
     while len(results) < len(names):
         read = partial(read_chunk, names[len(results) :], CHUNK_BYTES)
         found: list[Any] = await runtime.threads.call(read, None, close_left)
         try:
+            if not return_exceptions:
+                _raise_first(found)
             for index, result in enumerate(found):
                 if isinstance(result, Left):
                     found[index] = None
@@ -225,6 +224,8 @@ async def _read_part(runtime: Runtime, names: list[AnyPath]) -> list[Any]:
                         name = names[len(results) + index]
                         found[index] = await _read_left(runtime, name, result.fd)
                     except OSError as error:
+                        if not return_exceptions:
+                            raise
                         found[index] = error
         except BaseException:
             close_left(found)
@@ -338,6 +339,7 @@ class _Files(Generic[P]):
                 close_left(result for _, result in chunk.items)
             self._chunks.clear()
             self._ended = True
+            self._news.set()  # tasks that still wait for an item
 
     def __aiter__(self) -> Self:
         return self
@@ -419,7 +421,7 @@ class _Files(Generic[P]):
         try:
             for path in islice(self._paths, CHUNK_FILES):
                 try:
-                    _name(path)
+                    os.fsencode(_name(path))
                 except (TypeError, ValueError) as error:
                     chunk.items.append((path, error))
                     break

@@ -19,7 +19,7 @@ from anyio_uring import (
     stat_files,
     statistics,
 )
-from anyio_uring._batch import CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX, COLD_FILES
+from anyio_uring._batch import CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX, COLD_FILES, _Chunk
 from anyio_uring._many import Left, read_chunk
 
 # Threads do the work in every cell: two columns show that the driver makes no difference
@@ -173,6 +173,28 @@ async def test_no_path_at_all(tmp_path: Path, wrong: Any) -> None:
         assert [path async for path, _ in files] == paths
 
 
+async def test_name_that_cannot_be_encoded(tmp_path: Path) -> None:
+    paths = make(tmp_path, 2)
+    wrong = tmp_path / "\ud800"
+    for function in read_files, stat_files:
+        with pytest.raises(UnicodeEncodeError):
+            await function([*paths, wrong], return_exceptions=True)  # type: ignore[operator]
+    async with iter_files([*paths, wrong, *paths]) as files:
+        assert [(await anext(files))[0] for _ in paths] == paths
+        with pytest.raises(UnicodeEncodeError):
+            await anext(files)
+        assert [path async for path, _ in files] == paths
+
+
+async def test_failure_is_raised_before_a_fifo_is_waited_for(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = descriptors()
+    with anyio.fail_after(10), pytest.raises(FileNotFoundError):
+        await read_files([fifo, tmp_path / "none"])
+    assert descriptors() == before
+
+
 async def test_iterating_goes_on_behind_an_error(tmp_path: Path) -> None:
     paths = make(tmp_path, 3)
     async with iter_files([paths[0], tmp_path / "none", *paths[1:]]) as files:
@@ -243,6 +265,27 @@ async def test_leaving_the_block(tmp_path: Path) -> None:
     async with iter_files([*paths[:3], fifo]) as files:
         await anext(files)
     assert descriptors() == before
+
+
+async def test_leaving_the_block_ends_whoever_waits(tmp_path: Path) -> None:
+    [path] = make(tmp_path, 1)
+    ended = 0
+
+    async def consume() -> None:
+        nonlocal ended
+        async for _ in files:
+            pass
+        ended += 1
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group, iter_files([path]) as files:
+            own: Any = files
+            own._chunks[-1] = _Chunk()  # as if its hop took long
+            for _ in range(2):
+                group.start_soon(consume)
+            await anyio.wait_all_tasks_blocked()
+            assert ended == 0
+    assert ended == 2
 
 
 async def test_cancelled_while_a_fifo_waits(tmp_path: Path) -> None:
