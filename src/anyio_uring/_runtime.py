@@ -168,10 +168,11 @@ def current_runtime() -> Runtime:
     :raises anyio.NoEventLoopError: outside of a run
     :raises UringUnavailableError: io_uring is required and cannot be had
     """
-    trio_module: Any = sys.modules.get("trio")
+    # (None as well while another thread is about to import it)
+    trio_lowlevel: Any = getattr(sys.modules.get("trio"), "lowlevel", None)
     # Not `in_trio_run`: that is true as well in the asyncio tasks of a host that Trio is a
     # guest of.
-    if trio_module is not None and trio_module.lowlevel.in_trio_task():
+    if trio_lowlevel is not None and trio_lowlevel.in_trio_task():
         try:
             return _trio_runtime().get()
         except LookupError:

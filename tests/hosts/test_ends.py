@@ -7,11 +7,13 @@ import faulthandler
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -398,3 +400,11 @@ def test_interrupt_ends_a_waiting_read(tiers: Tiers, tmp_path: Path, host: str) 
         assert descriptors() == before
         os.write(fd, b"untouched")
         assert os.read(fd, 100) == b"untouched"
+
+
+def test_trio_that_another_thread_is_importing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> bool:
+        return await anyio_uring.Path("/etc/passwd").is_file()
+
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))
+    assert asyncio.run(main())
