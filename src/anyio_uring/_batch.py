@@ -382,21 +382,23 @@ class _Files(Generic[P]):
                 break
             number, self._begun = self._begun, self._begun + 1
             self._chunks[number] = chunk
-            error = chunk.items.pop() if chunk.items else None
+            behind = chunk.items.pop() if chunk.items else None
             while paths:
                 await self._wait_for_room(number)
                 self._reading += 1
                 try:
                     read = partial(read_chunk, [_name(path) for path in paths], self._limit)
-                    found = await self._runtime.threads.call(read, None, close_left)
+                    found: list[Any] = await self._runtime.threads.call(read, None, close_left)
+                except Exception as error:  # noqa: BLE001  # no thread, no memory: for the first
+                    found = [error]
                 finally:
                     self._reading -= 1
                 chunk.items.extend(zip(paths, found, strict=False))
                 paths = paths[len(found) :]
                 self._held += sum(len(data) for data in found if isinstance(data, bytes))
                 self._news.set()
-            if error is not None:
-                chunk.items.append(error)
+            if behind is not None:
+                chunk.items.append(behind)
             chunk.done = True
             self._news.set()
         self._ended = True

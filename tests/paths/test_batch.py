@@ -14,6 +14,7 @@ from anyio_uring import (
     Path as UringPath,
 )
 from anyio_uring import (
+    _batch,
     iter_files,
     read_files,
     stat_files,
@@ -204,6 +205,24 @@ async def test_iterating_goes_on_behind_an_error(tmp_path: Path) -> None:
         assert [path async for path, _ in files] == paths[1:]
         with pytest.raises(StopAsyncIteration):
             await anext(files)
+
+
+async def test_chunk_that_could_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make(tmp_path, 3)
+    causes = [MemoryError()]
+
+    def failing(*args: Any) -> Any:
+        if causes:
+            raise causes.pop()
+        return read_chunk(*args)
+
+    monkeypatch.setattr(_batch, "read_chunk", failing)
+    async with iter_files(paths) as files:
+        with pytest.raises(MemoryError):
+            await anext(files)
+        assert [path async for path, _ in files] == paths[1:]
 
 
 async def test_error_of_the_callers_iterator(tmp_path: Path) -> None:
