@@ -353,12 +353,11 @@ cdef class Meter:
         if PyThread_get_thread_ident() != self.thread:
             return False
         found = PyDict_GetItemWithError(self.trio_locals, "runner")
-        if <uintptr_t>found != self.runner:
+        if <uintptr_t>found != self.runner or (<object>found).ki_pending:
             return False
         found = PyDict_GetItemWithError(self.trio_locals, "task")
         if found == NULL:
             return False
-        # (A KeyboardInterrupt that is pending comes with the next turn of the gate)
         return not (<object>found)._cancel_status.effectively_cancelled
 
     def clear(self):

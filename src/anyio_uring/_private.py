@@ -61,7 +61,7 @@ SCOPE_MESSAGE = "Cancelled via cancel scope "
 def trio_locals() -> dict[str, Any] | None:
     """Trio's variables of the current thread, `runner` and `task`, if Trio is imported at all.
 
-    With ``task._cancel_status.effectively_cancelled``.  None: ask
+    With ``task._cancel_status.effectively_cancelled``, ``runner.ki_pending``.  None: ask
     `trio.lowlevel.checkpoint_if_cancelled` instead.
     """
     if "trio" not in sys.modules:
@@ -74,7 +74,7 @@ def trio_locals() -> dict[str, Any] | None:
     if (
         not hasattr(Task, "_activate_cancel_status")
         or not hasattr(CancelStatus, "effectively_cancelled")
-        or "io_manager" not in fields
+        or not {"io_manager", "ki_pending"} <= fields
     ):
         return None
     variables = vars(GLOBAL_RUN_CONTEXT)  # of a threading.local: this thread's own dictionary
@@ -82,7 +82,7 @@ def trio_locals() -> dict[str, Any] | None:
 
 
 def trio_runner() -> Any | None:
-    """The runner of the current Trio run: only its identity and `io_manager` are used."""
+    """The runner of the current Trio run: its identity, `io_manager` and `ki_pending` are used."""
     variables = trio_locals()
     return None if variables is None else variables.get("runner")
 

@@ -220,14 +220,14 @@ END = """
     how, path = sys.argv[1:]
     tiers = force_tiers("thread"); tiers.__enter__()
     begun = threading.Event()
-    write_all = _driver_thread.write_all
+    write_all = _driver_thread.write_any
 
     def late(*arguments):
         begun.set()
         threading.main_thread().join()  # until the interpreter ends
         return write_all(*arguments)
 
-    _driver_thread.write_all = late
+    _driver_thread.write_any = late
     _pool.PATIENCE_SECONDS = 0.1 if how == "open" else 60
 
     async def main():

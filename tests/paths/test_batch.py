@@ -361,4 +361,4 @@ async def test_a_task_goes_on_meanwhile(tmp_path: Path) -> None:
             async for _ in files:
                 pass
         group.cancel_scope.cancel()
-    assert turns > 5
+    assert turns > 1
