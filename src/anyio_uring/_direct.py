@@ -141,7 +141,8 @@ def _borrowed() -> Iterator[memoryview]:
     try:
         buffer = _buffers.pop()
     except IndexError:
-        buffer = mmap.mmap(-1, TRANSFER_BYTES)
+        # Private: the ones that are kept would be the same memory in a forked child
+        buffer = mmap.mmap(-1, TRANSFER_BYTES, flags=mmap.MAP_PRIVATE)
     with memoryview(buffer) as memory:
         yield memory
     if len(_buffers) < BUFFERS_KEPT_MAX:

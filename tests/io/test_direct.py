@@ -328,6 +328,20 @@ def test_guard_of_a_forked_child_is_free() -> None:
     assert guard.share()
 
 
+def test_buffers_of_a_forked_child_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_direct, "_buffers", [])
+    with _direct._borrowed() as memory:
+        memory[:6] = b"parent"
+    child = os.fork()
+    if not child:
+        with _direct._borrowed() as memory:
+            memory[:6] = b"child!"
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with _direct._borrowed() as memory:
+        assert bytes(memory[:6]) == b"parent"
+
+
 async def test_cancelled_write_within_a_block_is_whole_or_has_not_begun(
     tiers: Tiers, path: Path
 ) -> None:
