@@ -23,6 +23,7 @@ from ._buffered import BufferedFile
 from ._errors import logger
 from ._handle import plain_attributes
 from ._runtime import Runtime, current_runtime
+from ._transfers import write_all
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
@@ -177,7 +178,7 @@ class BehindFile(BufferedFile):
 
     def _flush_rest(self) -> None:
         for data, offset in self._refused:
-            os.pwrite(self._handle.fd, data, offset)
+            write_all(self._handle.fd, memoryview(data), offset, True, lambda _: None)
         self._refused.clear()
         super()._flush_rest()
         if self._failed is not None and self._handle.closing:

@@ -76,9 +76,11 @@ class Listing(Generic[T, R]):
 
     async def __anext__(self) -> R:
         try:
-            return self._convert(self._pop())
+            entry = self._pop()
         except IndexError:
             pass
+        else:
+            return self._convert(entry)
         if self._running:
             raise RuntimeError("anext(): asynchronous iterator is already running")
         self._running = True

@@ -181,6 +181,17 @@ def limit() -> Iterator[int]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
+async def test_full_disk_is_told_by_a_synchronous_close(
+    tiers: Tiers, tmp_path: Path, limit: int
+) -> None:
+    file = await anyio_uring.open_file(tmp_path / "f", "wb", write_behind=1 << 20)
+    own: Any = file
+    own._refused.append((bytes(limit + 1), 0))  # by the ring, for want of a worker
+    with pytest.raises(OSError, match="too large"):
+        file.close()
+    assert (tmp_path / "f").stat().st_size == limit
+
+
 async def test_full_disk_is_told_at_the_latest_by_closing(
     tiers: Tiers, tmp_path: Path, limit: int
 ) -> None:

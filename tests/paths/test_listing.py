@@ -69,3 +69,16 @@ async def test_entries_behind_lost_ones_are_not_given(monkeypatch: pytest.Monkey
     with pytest.raises(StopAsyncIteration):
         await anext(listing)
     dropped.set()
+
+
+async def test_error_of_the_conversion_is_raised() -> None:
+    def convert(entry: int) -> int:
+        if entry == 1:
+            raise IndexError(entry)
+        return entry
+
+    listing = Listing(lambda: iter(range(3)), None, convert)
+    assert await anext(listing) == 0
+    with pytest.raises(IndexError):
+        await anext(listing)
+    assert await anext(listing) == 2
