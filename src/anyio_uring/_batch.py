@@ -49,6 +49,8 @@ CHUNK_FILES = 128
 # Bytes that one hop brings at most; a bigger file goes by itself.
 CHUNK_BYTES = 4 << 20
 CHUNKS_MAX = 8
+# What a path and its result take besides the bytes of the file.
+ITEM_BYTES = 512
 # Less ahead than this is not worth a name.
 AHEAD_MIN = 64 << 10
 
@@ -271,8 +273,8 @@ def iter_files(
 
     :param paths: taken as they are needed, so there may be any number of them
     :param ordered: False: as they come
-    :param bytes_ahead_max: bytes that are held or on their way at most, from 64 KiB on; files
-        of more than a quarter of it (or 4 MiB) are not read ahead
+    :param bytes_ahead_max: bytes that are held or on their way at most, from 64 KiB on, each
+        file counted with 512 more; files of more than a quarter of it (or 4 MiB) are not read ahead
     :raises OSError: by the iterator, when it is the file's turn; the next step goes on behind it
     :raises TypeError: the same for something that is no path
     :raises ValueError: a `bytes_ahead_max` below 64 KiB
@@ -287,6 +289,10 @@ def iter_files(
     if bytes_ahead_max < AHEAD_MIN:
         raise ValueError(f"bytes_ahead_max must be at least {AHEAD_MIN}")
     return _Files(paths, ordered, bytes_ahead_max)
+
+
+def _held_by(result: object) -> int:
+    return ITEM_BYTES + (len(result) if isinstance(result, bytes) else 0)
 
 
 class _Chunk(Generic[P]):
@@ -309,10 +315,12 @@ class _Files(Generic[P]):
         self._ordered = ordered
         self._ahead_max = ahead_max
         self._limit = min(CHUNK_BYTES, ahead_max // 4)
+        self._chunk_files = min(CHUNK_FILES, self._limit // ITEM_BYTES)
+        self._hop_bytes = self._limit + self._chunk_files * ITEM_BYTES  # what a hop brings at most
         self._begun = 0  # number of the next chunk
         self._chunks: dict[int, _Chunk[P]] = {}  # oldest first
         self._reading = 0  # hops on their way
-        self._held = 0  # bytes in the chunks
+        self._held = 0  # bytes in the chunks, and what their items take besides
         self._ended = False  # no path is left
         self._news = anyio.Event()  # for the consumer
         self._room = anyio.Event()  # for the workers
@@ -353,12 +361,11 @@ class _Files(Generic[P]):
                 self._news = anyio.Event()
             await self._news.wait()
         path, result = item
+        self._held -= _held_by(result)
         self._room.set()
         if isinstance(result, Left):
             result = await _read_left(self._runtime, _name(path), result.fd)
-        elif isinstance(result, bytes):
-            self._held -= len(result)
-        else:
+        elif not isinstance(result, bytes):
             raise result
         return path, result
 
@@ -395,10 +402,12 @@ class _Files(Generic[P]):
                     self._reading -= 1
                 chunk.items.extend(zip(paths, found, strict=False))
                 paths = paths[len(found) :]
-                self._held += sum(len(data) for data in found if isinstance(data, bytes))
+                self._held += sum(map(_held_by, found))
                 self._news.set()
             if behind is not None:
+                self._held += ITEM_BYTES
                 chunk.items.append(behind)
+                await self._runtime.host.checkpoint()  # there may be nothing but such
             chunk.done = True
             self._news.set()
         self._ended = True
@@ -407,9 +416,9 @@ class _Files(Generic[P]):
     async def _wait_for_room(self, number: int) -> None:
         """Room for one hop is kept for the first chunk: those behind wait for its bytes to go."""
         while True:
-            wanted = self._held + (self._reading + 1) * self._limit
+            wanted = self._held + (self._reading + 1) * self._hop_bytes
             first = next(iter(self._chunks), number)
-            if wanted + self._limit <= self._ahead_max or (
+            if wanted + self._hop_bytes <= self._ahead_max or (
                 number == first and not (number in self._chunks and self._chunks[number].items)
             ):
                 break
@@ -421,7 +430,7 @@ class _Files(Generic[P]):
         """The next paths; an error behind them goes into the chunk."""
         paths: list[P] = []
         try:
-            for path in islice(self._paths, CHUNK_FILES):
+            for path in islice(self._paths, self._chunk_files):
                 try:
                     os.fsencode(_name(path))
                 except (TypeError, ValueError) as error:

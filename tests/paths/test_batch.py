@@ -20,7 +20,7 @@ from anyio_uring import (
     stat_files,
     statistics,
 )
-from anyio_uring._batch import CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX, COLD_FILES, _Chunk
+from anyio_uring._batch import AHEAD_MIN, CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX, COLD_FILES, _Chunk
 from anyio_uring._many import Left, read_chunk
 
 # Threads do the work in every cell: two columns show that the driver makes no difference
@@ -260,6 +260,24 @@ async def test_no_more_ahead_than_asked_for(tmp_path: Path) -> None:
             # What is held, what is on its way, and the paths of one chunk for each worker
             assert taken - count <= limit // size + CHUNKS_MAX * CHUNK_FILES
             assert files._held <= limit  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wrong", ["none", "no\0name"], ids=["absent", "no name"])
+async def test_results_without_bytes_are_bounded_too(tmp_path: Path, wrong: str) -> None:
+    taken = 0
+
+    def many() -> Iterator[Path]:
+        nonlocal taken
+        while taken < 100_000:
+            taken += 1
+            yield tmp_path / wrong
+
+    async with iter_files(many(), bytes_ahead_max=AHEAD_MIN) as files:
+        for count in range(1, 2000):
+            with pytest.raises((FileNotFoundError, ValueError)):
+                await anext(files)
+            await anyio.lowlevel.checkpoint()
+            assert taken - count <= (CHUNKS_MAX + 2) * CHUNK_FILES
 
 
 async def test_leaving_the_block(tmp_path: Path) -> None:
