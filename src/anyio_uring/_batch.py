@@ -319,6 +319,7 @@ class _Files(Generic[P]):
         self._hop_bytes = self._limit + self._chunk_files * ITEM_BYTES  # what a hop brings at most
         self._begun = 0  # number of the next chunk
         self._chunks: dict[int, _Chunk[P]] = {}  # oldest first
+        self._again: deque[tuple[P, Any]] = deque()  # from steps that were cancelled
         self._reading = 0  # hops on their way
         self._held = 0  # bytes in the chunks, and what their items take besides
         self._ended = False  # no path is left
@@ -346,6 +347,7 @@ class _Files(Generic[P]):
             for chunk in self._chunks.values():
                 close_left(result for _, result in chunk.items)
             self._chunks.clear()
+            self._again.clear()
             self._ended = True
             self._news.set()  # tasks that still wait for an item
 
@@ -364,12 +366,21 @@ class _Files(Generic[P]):
         self._held -= _held_by(result)
         self._room.set()
         if isinstance(result, Left):
-            result = await _read_left(self._runtime, _name(path), result.fd)
+            try:
+                result = await _read_left(self._runtime, _name(path), result.fd)
+            except anyio.get_cancelled_exc_class():
+                if result.fd == -1:  # else bytes may have been taken, once for all
+                    self._held += _held_by(result)
+                    self._again.append(item)
+                    self._news.set()
+                raise
         elif not isinstance(result, bytes):
             raise result
         return path, result
 
     def _next_item(self) -> tuple[P, Any] | None:
+        if self._again:
+            return self._again.popleft()
         for number, chunk in list(self._chunks.items()):
             if chunk.items:
                 return chunk.items.popleft()

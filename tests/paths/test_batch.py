@@ -335,6 +335,27 @@ async def test_cancelled_while_a_fifo_waits(tmp_path: Path) -> None:
     assert descriptors() == before
 
 
+async def test_cancelled_step_leaves_a_big_file_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big, small = tmp_path / "big", tmp_path / "small"
+    big.write_bytes(bytes(AHEAD_MIN))
+    small.touch()
+    read_waiting = _batch.read_waiting
+
+    async def wait_for_ever(*args: Any) -> bytes:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with iter_files([big, small], bytes_ahead_max=AHEAD_MIN) as files:
+        monkeypatch.setattr(_batch, "read_waiting", wait_for_ever)
+        with anyio.move_on_after(0.05) as scope:
+            await anext(files)
+        assert scope.cancelled_caught
+        monkeypatch.setattr(_batch, "read_waiting", read_waiting)
+        assert [path async for path, _ in files] == [big, small]
+
+
 async def test_cancelled_before_it_begins(tmp_path: Path) -> None:
     paths = make(tmp_path, 2)
     before = statistics().thread
