@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import anyio
 
+from ._errors import first_of
 from ._many import Left, read_chunk, stat_chunk
 from ._open import open_file
 from ._runtime import Runtime, current_runtime
@@ -203,9 +204,12 @@ async def _spread(function: Callable[[int, int], Awaitable[None]], count: int) -
             failures.append(error)
             group.cancel_scope.cancel()
 
-    async with anyio.create_task_group() as group:
-        for _ in range(min(WARM_CHUNKS, -(-count // size) if count else 0)):
-            group.start_soon(work)
+    try:
+        async with anyio.create_task_group() as group:
+            for _ in range(min(WARM_CHUNKS, -(-count // size) if count else 0)):
+                group.start_soon(work)
+    except BaseExceptionGroup as errors:
+        raise first_of(errors) from None  # an interrupt
     if failures:
         raise failures[0]
 
@@ -343,6 +347,8 @@ class _Files(Generic[P]):
         self._group.cancel_scope.cancel()
         try:
             await self._group.__aexit__(None, None, None)
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from None  # an interrupt
         finally:
             for chunk in self._chunks.values():
                 close_left(result for _, result in chunk.items)

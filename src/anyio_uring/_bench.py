@@ -44,7 +44,7 @@ from ._bench_cases import (
 )
 from ._bench_material import FULL, QUICK, Case, Material, MismatchError, Plan, is_full
 from ._bench_report import picture, render
-from ._errors import UringUnavailableError
+from ._errors import UringUnavailableError, first_of
 from ._info import DriverInfo, driver_info
 from ._settings import configure, current_settings
 
@@ -281,19 +281,10 @@ class Participant:
             with _signals(blocked=True):
                 return anyio.run(interruptible, backend=backend, backend_options=options)
         except BaseExceptionGroup as group:
-            raise _first_of(group) from None
+            raise first_of(group) from None
 
     def __str__(self) -> str:
         return TITLES[self.key] + (f" on {self.loop}" if self.loop else "")
-
-
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What a task group has wrapped: an interrupt, or else what came first."""
-    interrupts = group.subgroup(KeyboardInterrupt)
-    error: BaseException = interrupts if interrupts is not None else group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _loops(wanted: list[str] | None) -> tuple[list[str], dict[str, str]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from anyio import CancelScope, Semaphore, create_task_group
 
+from ._errors import first_of
 from ._runtime import current_runtime
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ async def in_parallel(
             except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the same
                 failures.append(error)
                 group.cancel_scope.cancel()
+    except BaseExceptionGroup as errors:
+        raise first_of(errors) from None  # an interrupt
     finally:
         for work in unfinished:
             with suppress(ValueError):  # a thread that was left behind is still at it

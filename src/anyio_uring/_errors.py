@@ -57,6 +57,15 @@ def os_error(errno: int, filename: object = None) -> OSError:
     return OSError(errno, os.strerror(errno), filename)
 
 
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a task group has wrapped: an interrupt, or else what came first."""
+    interrupts = group.subgroup(KeyboardInterrupt)
+    error: BaseException = interrupts if interrupts is not None else group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def closed_error(text: str = CLOSED) -> ValueError:
     return ValueError(text)
 
