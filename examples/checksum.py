@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from itertools import groupby
 
 import anyio
@@ -83,7 +85,7 @@ async def hash_big(path: str) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-async def digests(paths: Sequence[str]) -> AsyncIterator[tuple[str, str | OSError, int]]:
+async def digests(paths: Sequence[str]) -> AsyncGenerator[tuple[str, str | OSError, int], None]:
     """(path, digest or error, bytes), in order."""
     facts = await anyio_uring.stat_files(paths, return_exceptions=True)
 
@@ -119,14 +121,16 @@ def line(path: str, digest: str) -> str:
 async def report(paths: Sequence[str], progress: Progress) -> bool:
     """Print the digests; whether something could not be read."""
     failed = False
-    async for name, result, size in digests(paths):
-        if isinstance(result, OSError):
-            failed = True
-            print(f"{name}: {result.strerror}", file=sys.stderr)
-        else:
-            text = line(name, result) + "\n"
-            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-        progress.add(size)
+    # What holds files open inside of an asynchronous generator must not wait for the collector
+    async with aclosing(digests(paths)) as found:
+        async for name, result, size in found:
+            if isinstance(result, OSError):
+                failed = True
+                print(f"{name}: {result.strerror}", file=sys.stderr)
+            else:
+                text = line(name, result) + "\n"
+                sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+            progress.add(size)
     return failed
 
 
@@ -152,3 +156,6 @@ if __name__ == "__main__":
         sys.exit(anyio.run(main, parser.parse_args().paths))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter's end would tell it
+        sys.exit(1)

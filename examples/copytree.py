@@ -39,22 +39,21 @@ async def count(source: anyio_uring.Path) -> int:
 
 
 async def main(source: str, target: str, into_existing: bool) -> int:
-    bar = None
+    bar, failures = None, list[str]()
     if sys.stderr.isatty():
         bar = Bar(await count(anyio_uring.Path(source)))
     try:
         await anyio_uring.copy_tree(source, target, dirs_exist_ok=into_existing, progress=bar)
     except shutil.Error as error:
         for _, path, reason in error.args[0]:
-            print(f"\n{path}: {reason}", end="", file=sys.stderr)
-        return 1
+            failures.append(f"{path}: {reason}")
     except OSError as error:
-        print(error, file=sys.stderr)
-        return 1
+        failures.append(str(error))
     finally:
         if bar is not None:
             print(file=sys.stderr)
-    return 0
+    print(*failures, sep="\n", end="\n" if failures else "", file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -159,10 +159,16 @@ async def _begin() -> Runtime:
 
 def _names(paths: Iterable[StrOrBytesPath]) -> list[AnyPath]:
     """The paths as `os` takes them, after the checks that need no kernel."""
+    _refuse_one(paths)
     return [
         path if type(path) is str and "\0" not in path else _name(path)  # most are
         for path in paths
     ]
+
+
+def _refuse_one(paths: Any) -> None:
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise TypeError(f"expected an iterable of paths, not one path: {paths!r}")
 
 
 def _name(path: StrOrBytesPath) -> AnyPath:
@@ -292,6 +298,7 @@ def iter_files(
     """
     if bytes_ahead_max < AHEAD_MIN:
         raise ValueError(f"bytes_ahead_max must be at least {AHEAD_MIN}")
+    _refuse_one(paths)
     return _Files(paths, ordered, bytes_ahead_max)
 
 
@@ -315,6 +322,7 @@ class _Files(Generic[P]):
     """
 
     def __init__(self, paths: Iterable[P], ordered: bool, ahead_max: int) -> None:
+        self._runtime: Any = None
         self._paths = iter(paths)
         self._ordered = ordered
         self._ahead_max = ahead_max
@@ -358,6 +366,8 @@ class _Files(Generic[P]):
             self._news.set()  # tasks that still wait for an item
 
     def __aiter__(self) -> Self:
+        if self._runtime is None:
+            raise TypeError("iter_files() is to be entered: async with iter_files(...) as files")
         return self
 
     async def __anext__(self) -> tuple[P, bytes]:

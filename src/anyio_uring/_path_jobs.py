@@ -94,7 +94,7 @@ async def read_text(
 
 
 async def write_bytes(path: str, data: ReadableBuffer, limiter: CapacityLimiter | None) -> int:
-    return await change(partial(pathlib.Path(path).write_bytes, data), limiter)
+    return await change(partial(_named, path, pathlib.Path(path).write_bytes, data), limiter)
 
 
 async def write_text(
@@ -105,8 +105,18 @@ async def write_text(
     newline: str | None,
     limiter: CapacityLimiter | None,
 ) -> int:
-    write = partial(pathlib.Path(path).write_text, data, encoding, errors, newline)
-    return await change(write, limiter)
+    write = pathlib.Path(path).write_text
+    return await change(partial(_named, path, write, data, encoding, errors, newline), limiter)
+
+
+def _named(path: str, function: Callable[..., T], *arguments: object) -> T:
+    """Call it, with the name in its error, also where write(2) or close(2) has failed."""
+    try:
+        return function(*arguments)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
 
 
 async def touch(path: str, mode: int, exist_ok: bool, limiter: CapacityLimiter | None) -> None:

@@ -45,8 +45,8 @@ async def copy_tree(
 
     Each file is copied as :func:`copy_file` does it, whole or not at all, several at a time.
     Symlinks become symlinks, and none is followed, in neither tree, also if one takes the place of
-    a directory meanwhile.  A file of `dst`, or a symlink that is
-    in the place of one, is replaced.  The depth of the
+    a directory meanwhile.  A file of `dst`, or a symlink that is in the place of a file, is
+    replaced; where a symlink is to go there must be nothing, as with `shutil`.  The depth of the
     tree does not matter.
 
     Cancelled, it stops within some milliseconds; what has been copied stays.

@@ -55,6 +55,19 @@ def test_order_of_the_arguments_and_errors(tree: Path) -> None:
     assert result.stderr.decode() == f"{tree / 'none'}: No such file or directory\n"
 
 
+def test_reader_that_goes_away(tree: Path) -> None:
+    for number in range(3000):
+        (tree / f"{number}").touch()
+    with subprocess.Popen(
+        [*COMMAND, tree], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait(60) == 1
+
+
 def test_bar_on_a_terminal(tree: Path) -> None:
     leader, terminal = pty.openpty()
     with open(leader, "rb", 0) as shown, open(terminal, "wb", 0) as stderr:

@@ -151,7 +151,7 @@ class Model:
         return offset
 
     def write(self, size: int) -> int:
-        if self.append:
+        if self.append and size:
             self.position = len(self.data)
         self.pwrite(size, self.position)
         self.position += size

@@ -379,6 +379,21 @@ async def test_small_bound_still_reads_ahead(tmp_path: Path) -> None:
     assert read_chunk([str(paths[2]), str(exact)], limit) == [paths[2].read_bytes()]
 
 
+@pytest.mark.parametrize("path", ["/etc", b"/etc", Path("/etc")])
+async def test_one_path_in_place_of_many(path: Any) -> None:
+    for function in read_files, stat_files:
+        with pytest.raises(TypeError, match="not one path"):
+            await function(path)  # type: ignore[operator]
+    with pytest.raises(TypeError, match="not one path"):
+        iter_files(path)
+
+
+async def test_iterating_without_entering() -> None:
+    with pytest.raises(TypeError, match="async with"):
+        async for _ in iter_files([]):  # type: ignore[attr-defined]
+            pass
+
+
 async def test_bound_that_is_too_small() -> None:
     with pytest.raises(ValueError, match="at least 65536"):
         iter_files([], bytes_ahead_max=1000)
