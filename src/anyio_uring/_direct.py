@@ -266,7 +266,7 @@ class _Writing:
     def run(self, offset: int) -> None:
         status = os.fstat(self._fd)
         sized = stat.S_ISREG(status.st_mode)
-        if sized and self._handle.append:
+        if sized and self._handle.append and len(self._view):
             self.at = status.st_size
         else:
             self.at = os.lseek(self._fd, 0, os.SEEK_CUR) if offset == -1 else offset
