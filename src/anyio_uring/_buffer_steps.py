@@ -353,11 +353,15 @@ class BufferSteps(AsyncFile[bytes]):
     async def _settle_range(self, runtime: Runtime, offset: int, size: int) -> None:
         """Before a positional operation: have what is unwritten there written."""
         handle, pending = self._handle, self._buffer.pending
-        begin = handle.position
-        if not pending or (
-            not handle.shared and (offset >= begin + pending or offset + size <= begin)
-        ):
+        if not pending:
             return
+        if not handle.shared:
+            begin, end = handle.position, offset + size
+            if offset >= begin + pending:
+                return
+            # Behind the end of the file it makes zeros of what is before it
+            if end <= begin and end <= await runtime.ops.size(self._job()):
+                return
         turn = await self._take_turn(runtime)
         try:
             await self._write_out(runtime, turn)

@@ -363,3 +363,12 @@ async def test_at_most_a_buffer_is_unwritten(tiers: Tiers, path: Path, buffering
             written += await file.write(b"x" * size)
             assert written - buffering <= path.stat().st_size <= written
             assert await file.tell() == written
+
+
+async def test_pread_before_what_is_unwritten_behind_the_end(tiers: Tiers, tmp_path: Path) -> None:
+    """The file is as long as it will be: there are zeros."""
+    async with await anyio_uring.open_file(tmp_path / "file", "w+b") as file:
+        await file.seek(100)
+        await file.write(b"data")
+        assert await file.pread(10, 0) == bytes(10)
+        assert await file.pread(10, 96) == bytes(4) + b"data"
