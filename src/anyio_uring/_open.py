@@ -15,7 +15,6 @@ from typing import IO, TYPE_CHECKING, Any, AnyStr, TypeAlias, overload
 import anyio
 from anyio import CapacityLimiter
 
-from ._behind import BehindFile
 from ._buffered import BufferedFile
 from ._coding import Coding
 from ._direct import O_DIRECT, Guard, alignment, check_system, switch_to_direct
@@ -172,6 +171,8 @@ def _behind_kind(mode: Mode, buffering: int, write_behind: int) -> BufferedKind:
         raise ValueError(f"write_behind must not be negative, not {write_behind}")
     if not mode.binary or mode.reading or mode.updating or mode.appending or buffering == 0:
         raise ValueError("write_behind is for binary modes 'w' and 'x' with a buffer")
+    from ._behind import BehindFile  # few programs need it
+
     return partial(BehindFile, behind_max=write_behind)
 
 

@@ -12,7 +12,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
 
 # What a thread does when the interpreter ends gets as long as what is in the kernel then.
 PATIENCE_SECONDS = 5.0
@@ -25,6 +28,8 @@ class Pool:
     """
 
     def __init__(self) -> None:
+        from queue import SimpleQueue  # not when we are imported: it is dear for what we need
+
         self.ended = False
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._threads: set[threading.Thread] = set()

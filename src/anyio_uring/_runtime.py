@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import NoEventLoopError
 
-from . import _handle, _private, _probe
+from . import _handle, _private
 from ._driver_thread import ThreadOps
 from ._errors import UringUnavailableError, logger
 from ._gate import Gate
@@ -251,6 +251,8 @@ def _driver(host: Host, settings: Settings, obstacle: str | None) -> FileOps:
     """The driver for a new run."""
     if settings.driver == "thread" or "ring" not in allowed_tiers():
         return ThreadOps(host)
+    from . import _probe  # only now: most of what importing this costs
+
     verdict = _probe.probe()
     reason, remedy = verdict.reason, verdict.remedy
     if verdict.available and obstacle is not None:
