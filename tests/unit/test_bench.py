@@ -144,8 +144,8 @@ def test_cached_rows_are_served_at_once_and_cold_ones_by_the_ring(
             assert row["served_by"] == "now", (case, key)
         elif case.startswith("cold"):
             assert row["cached_before"] == 0
-            # Some hundred reads: the kernel may have read a few of their pages with others
-            assert row["tiers"].get(key, 0) >= 0.9, (case, loop, key, row["tiers"])
+            # Some hundred reads: the kernel may have read one or two of their pages with others
+            assert row["tiers"].get(key, 0) >= 0.95, (case, loop, key, row["tiers"])
         elif case == "write_64k":
             assert row["served_by"] == key
 
