@@ -78,8 +78,13 @@ class BehindFile(BufferedFile):
         # Before that this write has had no effect
         await self._settle(runtime, max(self._behind_max - len(data), 0))
         self._behind += len(data)
-        if not runtime.ops.write_behind(self._job(), data, handle.position, self._over):
-            self._behind -= len(data)
+        started = False
+        try:
+            started = runtime.ops.write_behind(self._job(), data, handle.position, self._over)
+        finally:
+            if not started:
+                self._behind -= len(data)
+        if not started:
             await self._settle(runtime)
             await super()._write_through(runtime, turn, view)
             return
@@ -117,7 +122,10 @@ class BehindFile(BufferedFile):
             self._behind = 0
         while self._refused:
             data, offset = self._refused[0]
-            await runtime.threads.write(self._job(), data, offset, True)
+            try:
+                await runtime.threads.write(self._job(), data, offset, True)
+            except OSError as error:
+                self._failed = self._failed or error
             del self._refused[0]
         self._raise_failed()
 

@@ -21,6 +21,7 @@ from tests.support.fuse import FuseMount, cannot_fuse
 from tests.support.state import nothing_in_flight
 
 import anyio_uring
+from anyio_uring._runtime import current_runtime
 from anyio_uring.testing import force_tiers
 
 pytestmark = pytest.mark.anyio
@@ -190,6 +191,38 @@ async def test_full_disk_is_told_by_a_synchronous_close(
     with pytest.raises(OSError, match="too large"):
         file.close()
     assert (tmp_path / "f").stat().st_size == limit
+
+
+async def test_error_of_what_the_ring_refused_is_told_once(
+    tiers: Tiers, tmp_path: Path, limit: int
+) -> None:
+    file = await anyio_uring.open_file(tmp_path / "f", "wb", write_behind=1 << 20)
+    own: Any = file
+    own._refused += [(bytes(1), limit), (b"behind it", 0)]  # by the ring, for want of a worker
+    with pytest.raises(OSError, match="too large") as caught:
+        await file.flush()
+    assert caught.value.errno == errno.EFBIG
+    await file.flush()
+    await file.aclose()
+    assert (tmp_path / "f").read_bytes() == b"behind it"
+
+
+async def test_what_could_not_be_handed_over_is_not_waited_for(
+    tiers: Tiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any) -> bool:
+        raise MemoryError
+
+    file = await anyio_uring.open_file(tmp_path / "f", "wb", write_behind=1 << 20)
+    monkeypatch.setattr(type(current_runtime().ops), "write_behind", no_memory)
+    with pytest.raises(MemoryError):
+        await file.write(bytes(64 * KIB))
+    own: Any = file
+    assert own._behind == 0
+    monkeypatch.undo()
+    await file.write(b"data")
+    await file.aclose()
+    assert (tmp_path / "f").read_bytes() == b"data"
 
 
 async def test_full_disk_is_told_at_the_latest_by_closing(
