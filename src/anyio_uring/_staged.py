@@ -162,7 +162,11 @@ class Staged:
         _remove_stale(self._folder, prefix)
         fd = self._make(prefix, 0o666 if target is None else 0o600)
         opened = self._open_again(fd) if POSIX else fd
-        self._opened = Opened(opened, fd_facts(opened))
+        try:
+            self._opened = Opened(opened, fd_facts(opened))
+        except BaseException:
+            os.close(opened)
+            raise
         if target is not None and POSIX:
             _keep_attributes(fd, target, os.path.join(self._directory, self._target))
 
