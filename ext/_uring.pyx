@@ -400,7 +400,7 @@ cdef class Handle:
     cdef public bytes kept              # read from a stream for a task that had left
     cdef public object when_idle        # called once, when the last operation leaves
     cdef public uint32_t align          # direct I/O in blocks of this size is our affair; 0: not
-    cdef public object guard            # the `Guard` of such a file
+    cdef public object guard            # the `BlockGuard` of such a file
     cdef readonly bint tried            # the last attempt of the hot path was made, and missed
     cdef int misses, skip
     cdef object __weakref__
@@ -1743,7 +1743,9 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
     what it answers with bytes need not be asked for its kind.
     """
     cdef au_statx facts
-    cdef long count, fd = au_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    cdef long count, fd = -EINTR
+    while fd == -EINTR:     # as os.open
+        fd = au_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     one.outcome, one.special, one.skipped, one.full, one.start = fd, False, False, False, all.used
     if fd < 0:
         one.skipped = fd == -EAGAIN     # a lease
@@ -1804,6 +1806,11 @@ def read_many(list paths not None, size_t limit):
                 results.append(PyBytes_FromStringAndSize(all.memory + found[index].start,
                                                          found[index].outcome))
         return results
+    except MemoryError:
+        for index in range(count if found != NULL else 0):
+            if found[index].special:
+                au_close(found[index].outcome)
+        raise
     finally:
         free(names)
         free(found)
@@ -1847,7 +1854,7 @@ cdef class Operation:
     cdef bint exact             # go on after a short transfer
     cdef bint force_async
     cdef readonly bint effect           # may change something: never cancelled once started
-    cdef bint names                     # changes a directory: a second time is another thing
+    cdef bint once                      # changes a directory: a second time is another thing
     cdef readonly bint cancel_asked
     cdef readonly bint cancelled        # the kernel gave it up because we asked
     cdef readonly bint abandoned        # nobody waits any more
@@ -1952,8 +1959,8 @@ cdef class Operation:
         if res == -EINTR and self.opcode == AU_OP_CLOSE:
             self.result = 0         # the descriptor is gone all the same: never again
             return False
-        if self.names and (res == -EINTR or res == -_ERESTARTSYS or res == -_ERESTARTNOINTR
-                           or res == -_ERESTARTNOHAND or res == -_ERESTART_RESTARTBLOCK):
+        if self.once and (res == -EINTR or res == -_ERESTARTSYS or res == -_ERESTARTNOINTR
+                          or res == -_ERESTARTNOHAND or res == -_ERESTART_RESTARTBLOCK):
             self.result = -EINTR    # it may have happened, and not twice
             return False
         if (res == -ECANCELED or res == -EINTR or res == -_ERESTARTSYS
@@ -1965,7 +1972,7 @@ cdef class Operation:
                 return True if self.wanted() else self.give_up()    # a signal: once more
             # Nobody asked: no worker could be made (a pids limit).  Nothing has happened.
             self.refused = True
-        elif res == -EAGAIN and not self.nonblocking() and not self.names:
+        elif res == -EAGAIN and not self.nonblocking() and not self.once:
             if not self.wanted():
                 return self.give_up()
             if not self.force_async:
@@ -2131,7 +2138,8 @@ cdef uint32_t pool_counts[_POOL_CLASSES]
 
 
 cdef int allocate_scratch(Operation operation, size_t size) except -1:
-    cdef int number = 0
+    # Less than the smallest is not kept: thousands of operations may wait, each with its own
+    cdef int number = 0 if size >= _ALIGNMENT else _POOL_CLASSES
     while number < _POOL_CLASSES and <size_t>_ALIGNMENT << number < size:
         number += 1
     operation.scratch_class = number
@@ -2317,7 +2325,7 @@ def stat_operation(bytes path, bint follow):
     operation.flags = AU_AT_NO_AUTOMOUNT | (0 if follow else AU_AT_SYMLINK_NOFOLLOW)
     operation.mode = AU_STATX_BASIC_STATS
     operation.fd = AT_FDCWD
-    operation.effect = operation.names = False
+    operation.effect = operation.once = False
     allocate_scratch(operation, sizeof(au_statx))
     return operation
 
@@ -2357,7 +2365,7 @@ cdef Operation path_operation(uint8_t opcode, bytes path):
     cdef Operation operation = new_operation(None, opcode)
     operation.buffer = path
     operation.data = PyBytes_AS_STRING(path)
-    operation.effect = operation.names = True
+    operation.effect = operation.once = True
     return operation
 
 
