@@ -375,15 +375,20 @@ async def async_small(api: Api, work: Work, count: int) -> float:
     return await timed([partial(worker, paths[index::tasks]) for index in range(tasks)])
 
 
-async def async_whole(api: Api, work: Work, count: int) -> float:
+async def async_paths(name: str, api: Api, work: Work, count: int) -> float:
+    """A method of paths, from so many tasks."""
     paths = [api.path(path) for path in islice(cycle(work.material.small), count)]
 
     async def worker(mine: list[anyio.Path]) -> None:
         for path in mine:
-            await path.read_bytes()
+            await getattr(path, name)()
 
     tasks = min(work.row.tasks, count)
     return await timed([partial(worker, paths[index::tasks]) for index in range(tasks)])
+
+
+async_whole = partial(async_paths, "read_bytes")
+async_stat = partial(async_paths, "stat")
 
 
 async def async_whole_batch(api: Api, work: Work, count: int) -> float:
@@ -395,17 +400,6 @@ async def async_whole_batch(api: Api, work: Work, count: int) -> float:
     seconds = clock() - start
     work.material.check_small((count - 1) % len(work.material.small), contents[-1])
     return seconds
-
-
-async def async_stat(api: Api, work: Work, count: int) -> float:
-    paths = [api.path(path) for path in islice(cycle(work.material.small), count)]
-
-    async def worker(mine: list[anyio.Path]) -> None:
-        for path in mine:
-            await path.stat()
-
-    tasks = min(work.row.tasks, count)
-    return await timed([partial(worker, paths[index::tasks]) for index in range(tasks)])
 
 
 async def async_stat_batch(api: Api, work: Work, count: int) -> float:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from _typeshed import StrOrBytesPath
 
-    from ._path_ops import AnyPath
+    from ._ops import AnyPath
 
 P = TypeVar("P", bound="StrOrBytesPath")
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from ._errors import os_error
 if TYPE_CHECKING:
     from _typeshed import StrOrBytesPath
 
-    from ._path_ops import AnyPath
+    from ._ops import AnyPath
 
 # linux/fs.h: _IOW(0x94, 9, int)
 FICLONE = 0x40049409

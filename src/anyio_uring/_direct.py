@@ -37,7 +37,7 @@ BUFFERS_KEPT_MAX = 4
 _buffers: list[mmap.mmap] = []
 
 
-class Guard:
+class BlockGuard:
     """Writes of whole blocks go side by side; one that has to read a block before, or to set the
     size of the file, goes alone: between its steps it would undo what others write.
 

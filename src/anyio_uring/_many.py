@@ -9,15 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from ._errors import os_error
 from ._handle import COMPILED
 
+if TYPE_CHECKING:
+    from ._ops import AnyPath
+
 if TYPE_CHECKING or COMPILED:
     from . import _uring
-
-AnyPath: TypeAlias = str | bytes
 
 
 class Left(NamedTuple):

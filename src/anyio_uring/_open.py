@@ -17,7 +17,7 @@ from anyio import CapacityLimiter
 
 from ._buffered import BufferedFile
 from ._coding import Coding
-from ._direct import O_DIRECT, Guard, alignment, check_system, switch_to_direct
+from ._direct import O_DIRECT, BlockGuard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
 from ._file import AsyncFile
 from ._handle import COMPILED, Handle, fd_facts, open_now
@@ -396,7 +396,7 @@ async def finish(
     handle.meter = runtime.meter
     if mode.direct and handle.seekable:
         handle.align = alignment(fd)
-        handle.guard = Guard()
+        handle.guard = BlockGuard()
     # (elsewhere a file without a size may be one whose text is made up, too)
     made_up = fs_type in MADE_UP or (mode.reading and size == 0 and not local)
     handle.shared = not exclusive or not handle.seekable or made_up

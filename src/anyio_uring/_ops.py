@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from ._handle import Handle
 
+AnyPath: TypeAlias = str | bytes
+"""A path as `os.fspath` gives it."""
+
 Done: TypeAlias = Callable[[int | None], object]
 """Called exactly once when a job that owns a file's position is over, whatever became of the task
 that asked: with the bytes transferred, or None if nothing happened.  It may run in any thread, and

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
     from anyio import CapacityLimiter
 
-    from ._path_ops import AnyPath
+    from ._ops import AnyPath
 
 T = TypeVar("T")
 

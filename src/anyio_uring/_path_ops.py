@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from ._driver_thread import ThreadOps
     from ._host import Host
+    from ._ops import AnyPath
     from ._uring import Operation
     from ._workers import Workers
 
 T = TypeVar("T")
-AnyPath: TypeAlias = str | bytes
 
 
 class PathOps:
@@ -59,7 +59,7 @@ class PathOps:
         if "statx" in self._can:
             from ._uring import stat_operation
 
-            operation = await self._on_ring("statx", partial(stat_operation, follow=follow), path)
+            operation = await self._on_ring(partial(stat_operation, follow=follow), path)
             if operation is not None:
                 if operation.result < 0:
                     raise operation.error(path)
@@ -131,7 +131,7 @@ class PathOps:
 
             sys.audit(f"os.{'remove' if name == 'unlink' else name}", *paths, *audited)
             make: Any = getattr(_uring, f"{name}_operation")
-            operation = await self._on_ring(name, make, *paths, arguments=arguments)
+            operation = await self._on_ring(make, *paths, arguments=arguments)
             if operation is not None:
                 if operation.result < 0:
                     error = -operation.result
@@ -141,7 +141,6 @@ class PathOps:
 
     async def _on_ring(
         self,
-        name: str,
         make: Callable[..., Operation],
         *paths: AnyPath,
         arguments: tuple[int, ...] = (),

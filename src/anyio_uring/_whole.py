@@ -16,7 +16,7 @@ from ._runtime import Runtime, current_runtime
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
 
-    from ._path_ops import AnyPath
+    from ._ops import AnyPath
 
 # Three system calls: as much time as copying so many bytes.
 STAT_COST_BYTES = 40 << 10

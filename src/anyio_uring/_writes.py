@@ -12,7 +12,7 @@ from ._runtime import current_runtime
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, StrOrBytesPath
 
-    from ._path_ops import AnyPath
+    from ._ops import AnyPath
 
 # What one task writes, and so many tasks' worth is held at once.
 BATCH_FILES = 64

@@ -291,7 +291,7 @@ async def test_closing_finishes_what_is_buffered(tiers: Tiers, path: Path) -> No
 
 
 def test_guard_lets_one_go_alone() -> None:
-    guard = _direct.Guard()
+    guard = _direct.BlockGuard()
     assert guard.share()
     assert guard.share()
     begun, go_on = threading.Event(), threading.Event()
@@ -319,7 +319,7 @@ def test_guard_lets_one_go_alone() -> None:
 
 
 def test_guard_of_a_forked_child_is_free() -> None:
-    guard = _direct.Guard()
+    guard = _direct.BlockGuard()
     with guard.alone():
         child = os.fork()
         if not child:

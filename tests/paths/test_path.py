@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.conftest import Tiers
-from tests.support.trees import CALLS, NAMES, build, same_as_pathlib, snapshot
+from tests.support.trees import CALLS, NAMES, build, check_tiers, same_as_pathlib, snapshot
 
 from anyio_uring import Path, _listing, open_file, statistics
 
@@ -184,22 +184,4 @@ async def test_cancelled_before_it_begins(
 
 
 async def test_which_tier_serves(tmp_path: pathlib.Path, tiers: Tiers) -> None:
-    path = Path(tmp_path / "file")
-    await path.write_bytes(b"12")
-    before = statistics()
-    await path.stat()
-    await path.read_bytes()
-    middle = statistics()
-    if tiers.now:
-        assert middle.now - before.now == 2
-        assert (middle.ring, middle.thread) == (before.ring, before.thread)
-    await path.rename(tmp_path / "other")
-    await Path(tmp_path / "other").unlink()
-    await Path(tmp_path / "new").mkdir()
-    await Path(tmp_path / "new").rmdir()
-    after = statistics()
-    if tiers.ring:
-        assert after.ring - middle.ring == 4
-        assert after.thread == middle.thread
-    else:
-        assert after.thread - middle.thread == 4
+    await check_tiers(Path, tmp_path, tiers)

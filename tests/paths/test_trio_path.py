@@ -18,10 +18,9 @@ import pytest
 import trio
 import trio.testing
 from tests.conftest import Tiers
-from tests.support.trees import CALLS, NAMES, build, same_as_pathlib, settled, snapshot
+from tests.support.trees import CALLS, NAMES, build, check_tiers, same_as_pathlib, settled, snapshot
 
 import anyio_uring.trio
-from anyio_uring import statistics
 from anyio_uring.trio import Path, PosixPath, TrioFile, WindowsPath
 
 pytestmark = [
@@ -252,25 +251,7 @@ async def test_write_that_has_begun_is_not_abandoned(root: trio.Path) -> None:
 
 
 async def test_which_tier_serves(tmp_path: pathlib.Path, tiers: Tiers) -> None:
-    path = Path(tmp_path / "file")
-    await path.write_bytes(b"12")
-    before = statistics()
-    assert (await path.stat()).st_size == 2
-    assert await path.read_bytes() == b"12"
-    middle = statistics()
-    if tiers.now:
-        assert middle.now - before.now == 2
-        assert (middle.ring, middle.thread) == (before.ring, before.thread)
-    await path.rename(tmp_path / "other")
-    await Path(tmp_path / "other").unlink()
-    await Path(tmp_path / "new").mkdir()
-    await Path(tmp_path / "new").rmdir()
-    after = statistics()
-    if tiers.ring:
-        assert after.ring - middle.ring == 4
-        assert after.thread == middle.thread
-    else:
-        assert after.thread - middle.thread == 4
+    await check_tiers(Path, tmp_path, tiers)
 
 
 async def test_module_has_the_paths() -> None:

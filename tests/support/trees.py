@@ -11,11 +11,16 @@ import pathlib
 import socket
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-__all__ = ["CALLS", "NAMES", "build", "same_as_pathlib", "settled", "snapshot"]
+from anyio_uring import statistics
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiers
+
+__all__ = ["CALLS", "NAMES", "build", "check_tiers", "same_as_pathlib", "settled", "snapshot"]
 
 
 def build(root: pathlib.Path) -> None:
@@ -193,3 +198,26 @@ CALLS: list[Callable[[Any], Any]] = [
     lambda root: settled(root.iterdir()),
     lambda root: settled(root.glob("*")),
 ]
+
+
+async def check_tiers(kind: Any, folder: pathlib.Path, tiers: Tiers) -> None:
+    """What is cached comes at once, and changes of directories go to the ring, if they may."""
+    path = kind(folder / "file")
+    await path.write_bytes(b"12")
+    before = statistics()
+    assert (await path.stat()).st_size == 2
+    assert await path.read_bytes() == b"12"
+    middle = statistics()
+    if tiers.now:
+        assert middle.now - before.now == 2
+        assert (middle.ring, middle.thread) == (before.ring, before.thread)
+    await path.rename(folder / "other")
+    await kind(folder / "other").unlink()
+    await kind(folder / "new").mkdir()
+    await kind(folder / "new").rmdir()
+    after = statistics()
+    if tiers.ring:
+        assert after.ring - middle.ring == 4
+        assert after.thread == middle.thread
+    else:
+        assert after.thread - middle.thread == 4
