@@ -382,18 +382,19 @@ class ThreadOps:
             raise closed_error()
 
     async def _wait(self, handle: Handle, writing: bool) -> None:
-        # AnyIO loads these with its sockets and with TLS, which takes as long as all the rest of
-        # AnyIO and which a program with files only may never need.
-        from anyio import wait_readable, wait_writable
-
         held = _hold(handle.fd, writing)
         wait = (handle, held)
         self._waits.append(wait)
         try:
-            if held is None:
-                await (wait_writable if writing else wait_readable)(handle.fd)
-            elif not held.poll(0):
-                await wait_readable(held.fileno())
+            if held is None or not held.poll(0):
+                # AnyIO loads these with its sockets and with TLS, which takes as long as all the
+                # rest of AnyIO and which a program with files only may never need.
+                from anyio import wait_readable, wait_writable
+
+                if held is not None:
+                    await wait_readable(held.fileno())
+                else:
+                    await (wait_writable if writing else wait_readable)(handle.fd)
         finally:
             self._waits.remove(wait)
             if held is not None:
