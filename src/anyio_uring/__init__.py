@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import UringUnavailableError
 from ._file import AsyncFile
+from ._info import DriverInfo, driver_info
 from ._open import open_file, wrap_file
 from ._runtime import Statistics, statistics
 from ._settings import Settings, configure, current_settings
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ._atomic import atomic_write
     from ._batch import iter_files, read_files, stat_files
     from ._copy import copy_file
-    from ._info import DriverInfo, driver_info
     from ._path import Path
     from ._remove import remove_tree
     from ._spooled import SpooledTemporaryFile
@@ -78,7 +78,6 @@ __all__ = [
 # Imported when they are asked for, as AnyIO does: `tempfile` and AnyIO's streams behind them would
 # cost every program as much as all the rest.
 _LATE = {
-    "DriverInfo": "_info",
     "FileReadStream": "_streams",
     "FileWriteStream": "_streams",
     "NamedTemporaryFile": "_temporary",
@@ -89,7 +88,6 @@ _LATE = {
     "atomic_write": "_atomic",
     "copy_file": "_copy",
     "copy_tree": "_trees",
-    "driver_info": "_info",
     "gettempdir": "_temporary",
     "gettempdirb": "_temporary",
     "iter_files": "_batch",

@@ -12,9 +12,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+try:
+    from _queue import SimpleQueue  # all that is wanted of `queue`, which is dear to import
+except ImportError:
     from queue import SimpleQueue
 
 # What a thread does when the interpreter ends gets as long as what is in the kernel then.
@@ -28,8 +29,6 @@ class Pool:
     """
 
     def __init__(self) -> None:
-        from queue import SimpleQueue  # not when we are imported: it is dear for what we need
-
         self.ended = False
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._threads: set[threading.Thread] = set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from . import _handle
 
@@ -27,8 +27,7 @@ REQUIRED_FEATURES = (
 REQUIRED_OPERATIONS = ("nop", "read", "write", "openat", "close", "fsync", "async_cancel")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether io_uring can be used here, and if not, why and what to do about it."""
 
     available: bool
@@ -39,7 +38,7 @@ class Verdict:
     setup_flags: tuple[str, ...] = ()
     operations: tuple[str, ...] = ()
     missing_operations: tuple[str, ...] = ()
-    opcodes: frozenset[int] = field(default=frozenset(), repr=False)
+    opcodes: frozenset[int] = frozenset()
 
 
 # What a process runs into and gets out of again: not to be held against it for its whole life.

@@ -11,13 +11,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anyio import NoEventLoopError
 
-from . import _handle, _private
+from . import _handle, _private, _probe
 from ._driver_thread import ThreadOps
 from ._errors import UringUnavailableError, logger
 from ._gate import Gate
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 ATTRIBUTE = "_anyio_uring_runtime"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
+class Statistics(NamedTuple):
     """Counts of one run, since it first used a file; as :func:`statistics` returns them.
 
     :ivar driver: ``"uring"`` or ``"thread"``
@@ -66,6 +64,7 @@ class Statistics:
     """
 
     driver: str
+    operations: Mapping[str, int]
     now: int = 0
     now_missed: int = 0
     now_opened: int = 0
@@ -73,7 +72,6 @@ class Statistics:
     ring: int = 0
     ring_refused: int = 0
     thread: int = 0
-    operations: Mapping[str, int]
     enters: int = 0
     inflight: int = 0
     queued: int = 0
@@ -251,8 +249,6 @@ def _driver(host: Host, settings: Settings, obstacle: str | None) -> FileOps:
     """The driver for a new run."""
     if settings.driver == "thread" or "ring" not in allowed_tiers():
         return ThreadOps(host)
-    from . import _probe  # only now: most of what importing this costs
-
     verdict = _probe.probe()
     reason, remedy = verdict.reason, verdict.remedy
     if verdict.available and obstacle is not None:
