@@ -12,7 +12,6 @@ stay cancellable.
 from __future__ import annotations
 
 import os
-import select
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -422,6 +421,8 @@ class ThreadOps:
 
 def _end(held: Any) -> bool:
     """Make a set readable, whatever is in it; False if no descriptor is left for that."""
+    import select
+
     try:
         held.register(_always_ready(), select.EPOLLIN)
     except FileExistsError:
@@ -442,6 +443,8 @@ def _hold(fd: int, writing: bool) -> Any:
     uvloop makes whatever it watches non-blocking, and a terminal or a pipe would be so for all the
     processes that share it.  The set is ours alone.  It is readable when `fd` is ready or broken.
     """
+    import select  # the loop has loaded it
+
     if not hasattr(select, "epoll"):
         return None
     try:

@@ -1,6 +1,6 @@
 """`Handle`: an open descriptor and what is known about it; compiled, or its portable twin.
 
-Which one is decided by what was built, not by catching ImportError: a broken extension must fail
+Which one is decided by what was built, not by what can be imported: a broken extension must fail
 loudly instead of becoming the slow version.
 """
 
@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import _mounts
@@ -32,7 +32,14 @@ __all__ = [
     "stat_quick",
 ]
 
-COMPILED = find_spec("anyio_uring._uring") is not None
+try:
+    import_module(f"{__package__}._uring")
+except ModuleNotFoundError as missing:  # it was not built, or a module that it needs is not there
+    if missing.name != f"{__package__}._uring":
+        raise
+    COMPILED = False
+else:
+    COMPILED = True
 MISS = -1
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from . import _handle, _mounts, _probe
 from ._settings import allowed_tiers, current_settings, workers_cap
@@ -29,18 +28,17 @@ THREAD = "thread"
 POLLED = "event loop, then thread"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriverInfo:
+class DriverInfo(NamedTuple):
     """What serves files here, and why; as :func:`driver_info` returns it.
 
     :ivar driver: ``"uring"``, ``"thread"``, or ``"none"``: io_uring is required by the setting and
         cannot be had, so opening a file raises :exc:`UringUnavailableError`
     :ivar uring_available: whether this process can have an io_uring, whatever the settings say
     :ivar reason: why this driver
-    :ivar remedy: what to do to have io_uring; empty if there is nothing to be done
-    :ivar errno: what the kernel answered when it refused a ring
     :ivar compiled: whether the compiled core is installed; without it everything goes to threads
     :ivar kernel: name and release of the operating system's kernel
+    :ivar remedy: what to do to have io_uring; empty if there is nothing to be done
+    :ivar errno: what the kernel answered when it refused a ring
     :ivar setup_flags: flags that this kernel accepts for a ring
     :ivar features: feature bits of its io_uring, of those that matter here
     :ivar operations: operations that the ring serves
@@ -62,10 +60,10 @@ class DriverInfo:
     driver: Literal["uring", "thread", "none"]
     uring_available: bool
     reason: str
-    remedy: str = ""
-    errno: int | None = None
     compiled: bool
     kernel: str
+    remedy: str = ""
+    errno: int | None = None
     setup_flags: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     operations: tuple[str, ...] = ()
@@ -73,7 +71,7 @@ class DriverInfo:
     workers_max: int = 0
     path: str | None = None
     file_system: str | None = None
-    tiers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tiers: Mapping[str, str] = MappingProxyType({})
 
 
 def driver_info(path: StrOrBytesPath | None = None) -> DriverInfo:

@@ -16,7 +16,6 @@ import anyio
 from anyio import CapacityLimiter
 
 from ._buffered import BufferedFile
-from ._coding import Coding
 from ._direct import O_DIRECT, BlockGuard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
 from ._file import AsyncFile
@@ -26,10 +25,11 @@ from ._mounts import MADE_UP
 from ._ops import Opened
 from ._raw import RawFile
 from ._runtime import Runtime, current_runtime
-from ._text import TextFile
 
 if TYPE_CHECKING:
     from _typeshed import OpenBinaryMode, OpenTextMode, StrOrBytesPath
+
+    from ._text import TextFile
 
 BufferedKind: TypeAlias = Callable[..., BufferedFile]
 
@@ -241,15 +241,19 @@ def as_text(
     encoding: str | None,
     errors: str | None,
     newline: str | None,
-    kind: type[TextFile] = TextFile,
+    kind: type[TextFile] | None = None,
 ) -> AsyncFile[str]:
     """The text file over a buffered one, which is closed if that cannot be."""
     assert isinstance(file, BufferedFile)
     try:
+        # A quarter of what importing the package would take otherwise
+        from ._coding import Coding
+        from ._text import TextFile
+
         line_buffering = buffering == 1 or (buffering < 0 and file.isatty())
         # A warning about a missing encoding points at the caller of `open_file`
         encoding = io.text_encoding(encoding, 3)
-        return kind(file, mode, Coding(encoding, errors, newline, line_buffering))
+        return (kind or TextFile)(file, mode, Coding(encoding, errors, newline, line_buffering))
     except BaseException:
         file.close()
         raise
