@@ -17,6 +17,7 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -180,6 +181,8 @@ def _terminable() -> Iterator[None]:
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, terminate)
+    hook = threading.getprofile()
+    threading.setprofile(_leave_signals)
     try:
         yield
     except KeyboardInterrupt:
@@ -187,9 +190,17 @@ def _terminable() -> Iterator[None]:
             raise _TerminatedError from None
         raise
     finally:
+        threading.setprofile(hook)
         for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)
+
+
+def _leave_signals(*_: object) -> None:
+    """Called as a new thread begins: signals are for the main thread, which may block them."""
+    sys.setprofile(None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 @contextmanager
@@ -425,7 +436,8 @@ def _measure_case(
             share = material.prepare(case)
             if share is not None and case.cold:
                 cached.append(share)
-            gc.collect()
+            with _signals(blocked=True):  # a finalizer would swallow them
+                gc.collect()
             samples[participant].append(participant.measure(case, material))
     return Result(case, samples, cached)
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -355,6 +356,29 @@ def test_interrupted_run_leaves_nothing(
     assert b"its files are removed" in seen
     assert b"Traceback" not in seen
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_interrupt_is_not_lost_in_a_finalizer(number: signal.Signals, tmp_path: Path) -> None:
+    script = f"""
+        import gc, signal
+        from anyio_uring import _bench
+
+        class Finalized:
+            def __del__(self):
+                signal.raise_signal({number:d})
+
+        _bench.gc.collect = Finalized  # dropped at once
+        """
+    command = [sys.executable, "-c", textwrap.dedent(script) + BENCH_SLOWLY[-1]]
+    done = subprocess.run(
+        [*command, "--loop", "asyncio", os.fspath(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.returncode == 128 + number, done.stderr
+    assert "its files are removed" in done.stderr
 
 
 # Each measurement long enough to be interrupted, the files small
