@@ -264,13 +264,24 @@ def test_interpreter_does_not_wait_for_the_peer_of_a_fifo(tmp_path: Path) -> Non
 
 
 AGAIN = """
-    import asyncio, atexit, sys
+    import asyncio, atexit, sys, threading
 
     host, path = sys.argv[1:]
 
     @atexit.register  # before ours, and so called behind it
     def again():
-        loop.run_until_complete(asyncio.wait_for(use(), 20))
+        try:
+            threading.Thread(target=int).start()
+        except RuntimeError as refused:
+            message = str(refused)  # Python 3.12 and its successors give no thread to anybody now
+        else:
+            message = None
+        try:
+            loop.run_until_complete(asyncio.wait_for(use(), 20))
+        except RuntimeError as error:
+            assert str(error) == message
+            with open(path, "ab") as file:
+                file.write(b" refused")
         loop.close()
 
     import anyio_uring
@@ -294,7 +305,7 @@ AGAIN = """
 @pytest.mark.parametrize("host", [host for host in HOSTS if host in ("asyncio", "uvloop")])
 def test_loop_may_run_once_more_at_the_exit(tmp_path: Path, host: str) -> None:
     end(host, tmp_path / "file", AGAIN)
-    assert (tmp_path / "file").read_bytes() == b"content" * 2
+    assert (tmp_path / "file").read_bytes() in (b"contentcontent", b"content refused")
 
 
 def end(how: str, path: Path, script: str = END) -> None:
