@@ -10,6 +10,10 @@ A test that makes sense in some cells only names them: ``@pytest.mark.tiers("rin
 Where io_uring is expected (``ANYIO_URING_EXPECT=uring``, as in CI) and absent, the run fails.  With
 ``ANYIO_URING_EXPECT=restricted`` the column ``auto`` stays without io_uring too, as users have it,
 but for tests that are marked for the ring and not for threads.
+
+``ANYIO_URING_MATRIX=small`` keeps the cells in which Python's version could matter; a test marked
+for others only runs all the same.  CI has the whole matrix with one version of Python, and this
+with the others.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from anyio_uring._handle import COMPILED
 from anyio_uring.testing import force_tiers
 
 EXPECT = os.environ.get("ANYIO_URING_EXPECT", "")
+MATRIX = os.environ.get("ANYIO_URING_MATRIX", "whole")
+SMALL = {"asyncio", "uvloop", "trio", "auto", "thread"}
 
 HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {}),
@@ -54,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "tiers(*names): the columns of the matrix it runs in")
     config.addinivalue_line("markers", "hosts(*names): the rows of the matrix it runs in")
+    if MATRIX not in ("whole", "small"):
+        raise pytest.UsageError(f"ANYIO_URING_MATRIX is 'whole' or 'small', not {MATRIX!r}")
     verdict = _probe.probe()
     if EXPECT == "uring" and not verdict.available:
         raise pytest.UsageError(f"io_uring is expected here: {verdict.reason}. {verdict.remedy}")
@@ -81,7 +89,7 @@ def pytest_report_header() -> list[str]:
     verdict = _probe.probe()
     return [
         f"io_uring: {verdict.reason} {verdict.remedy}".rstrip(),
-        f"hosts: {', '.join(HOSTS)}; tiers: {', '.join(TIERS)}; {sys.platform}",
+        f"hosts: {', '.join(HOSTS)}; tiers: {', '.join(TIERS)}; {MATRIX}; {sys.platform}",
     ]
 
 
@@ -100,7 +108,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _chosen(metafunc: pytest.Metafunc, marker: str, names: Iterable[str]) -> list[str]:
     found = metafunc.definition.get_closest_marker(marker)
-    return [name for name in names if found is None or name in found.args]
+    chosen = [name for name in names if found is None or name in found.args]
+    if MATRIX == "small":
+        chosen = [name for name in chosen if name in SMALL] or chosen
+    return chosen
 
 
 def _wants_ring(metafunc: pytest.Metafunc) -> bool:
