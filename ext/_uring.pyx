@@ -21,6 +21,7 @@ from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_FindChar, PyUnicode_GET_LENGTH, PyUnicode_Substring
+from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove, memset
@@ -44,7 +45,7 @@ from abi cimport (
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
     au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat2,
-    au_pread, au_preadv2, au_register, au_resident, au_setup, au_statx_call, au_thread,
+    au_pread, au_preadv2, au_readable, au_register, au_resident, au_setup, au_statx_call, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
@@ -146,6 +147,8 @@ cdef enum:
     _POOL_KEPT_MAX = 256
     # Completions are copied out in runs of this many.
     _REAP_RUN = 64
+    # Turns of a loop with nothing to do that are spared one after the other
+    _SPARED_MAX = 5
     # Rounds of "more work has come meanwhile" in one wake-up before the loop gets its turn.
     _ROUNDS_MAX = 8
     # Below this many entries an enter is too short to be worth giving up the GIL.
@@ -221,8 +224,15 @@ cdef class Meter:
     cdef object task_state
     cdef dict trio_locals       # Trio's variables of this thread: "task", "runner"
     cdef public object runtime  # whose meter this is; None once its loop has ended
+    cdef bint foresees          # what the loop has to do next can be seen
+    cdef int events             # readable when the loop has descriptors to serve; -1: none such
+    cdef int spared             # turns of the loop, since the last one
+    cdef double due             # Trio's next deadline when it was last looked at
+    cdef public bint busy       # a task waits for its turn (the gate's line)
     cdef readonly int64_t left
-    cdef int64_t budget
+    cdef int64_t budget         # between two turns of the loop
+    cdef int64_t budget_least   # of a task on its own: when others wait for the loop,
+    cdef int64_t budget_most    # and when certainly nobody does
     cdef int64_t cost_fixed     # of one operation, in nanoseconds of the loop's time
     cdef int64_t cost_buffered  # of one that finds its data in a file's buffer
     cdef int cost_shift         # bytes >> shift: nanoseconds to copy them, at least
@@ -234,12 +244,15 @@ cdef class Meter:
     cdef readonly uint64_t closed
 
     def __cinit__(self):
-        # ~75 cached reads of 4 KiB, or one or two of 1 MiB, between two turns of the loop
-        self.budget = 120_000
+        # Some 120 cached reads of 4 KiB, or three of 1 MiB; docs/explanation/fairness.md
+        self.budget = 200_000
+        self.budget_least = 60_000
+        self.budget_most = 400_000
         self.cost_fixed = 1_450
         self.cost_buffered = 300
         self.cost_shift = 4     # 16 bytes per nanosecond: fast memory, see `took`
         self.left = self.budget
+        self.events = -1
         self.inline_max = 1 << 20
         self.enabled = True
 
@@ -256,9 +269,19 @@ cdef class Meter:
         self.runner = <uintptr_t><void *>runner
         self.trio_locals = trio_locals
 
+    def foresee(self, int events=-1):
+        """From now on `spare` can tell what the loop has to do next.
+
+        :param events: a descriptor that is readable when the loop has others to serve.  With it
+            nothing is overlooked, and turns that would find nothing to do can be spared
+        """
+        self.foresees = True
+        self.events = events
+        self.due = INFINITY
+
     def checkpoint_every(self, int64_t count):
         """Count operations instead of time: a turn of the loop after every `count` of them."""
-        self.budget = count
+        self.budget = self.budget_least = self.budget_most = count
         self.cost_fixed = self.cost_buffered = 1
         self.cost_shift = 63
         self.left = 0
@@ -266,15 +289,64 @@ cdef class Meter:
     def retire(self):
         """The loop has ended: no file may take this meter for the current one any more."""
         self.kind = 0
+        self.foresees = False
+        self.events = -1
         self.loop = self.task_reference = self.task_state = self.runtime = None
         self.runner = 0
 
-    def refill(self):
-        self.left = self.budget
+    def refill(self, double spare=-1.0):
+        """After a turn of the loop.
 
-    cpdef bint charge(self, Py_ssize_t size):
+        :param spare: for a task on its own, seconds until the loop has something else to do
+        """
+        cdef int64_t most = self.budget if self.events < 0 else self.budget_most
+        self.spared = 0
+        if spare < 0:
+            self.left = self.budget
+        elif spare * 1e9 < most:
+            self.left = max(<int64_t>(spare * 1e9), self.budget_least)
+        else:
+            self.left = most
+
+    cpdef double spare(self) except? -2.0:
+        """Seconds until the loop has something else to do; 0.0: at once; -1.0: nobody can tell."""
+        cdef double seconds = INFINITY
+        if not self.foresees:
+            return -1.0
+        if self.kind == 1:
+            if self.loop._ready:
+                return 0.0
+            timers = self.loop._scheduled   # another list now and then
+            if timers:
+                seconds = timers[0].when() - self.loop.time()
+        else:
+            runner = self.trio_locals["runner"]
+            seconds = runner.clock.current_time()
+            # One that has passed woke a task for the round which runs now, and cannot be seen
+            passed = self.due <= seconds
+            self.due = runner.deadlines.next_deadline()
+            if passed or runner.runq:
+                return 0.0
+            seconds = self.due - seconds
+        if seconds <= 0 or (self.events >= 0 and au_readable(self.events)):
+            return 0.0
+        return seconds
+
+    cdef bint spare_turn(self) except -1:
+        """Refill where a turn of the loop would find nothing to do; but not for ever."""
+        cdef double seconds
+        if self.events < 0 or self.busy or self.spared == _SPARED_MAX:
+            return False
+        seconds = self.spare()
+        if seconds * 1e9 < self.budget_least:
+            return False
+        self.left = <int64_t>min(seconds * 1e9, <double>self.budget_most)
+        self.spared += 1
+        return True
+
+    cpdef bint charge(self, Py_ssize_t size) except -1:
         """Take the cost of one operation; False when nothing is left and a turn is due."""
-        if self.left <= 0:
+        if self.left <= 0 and not self.spare_turn():
             return False
         self.left -= self.cost_fixed + (size >> self.cost_shift)
         return True
@@ -285,7 +357,7 @@ cdef class Meter:
 
     cdef bint admit_buffered(self, Py_ssize_t size) except -1:
         """As `admit`, for an operation that makes no system call."""
-        if self.left <= 0 or not self.look():
+        if not self.look() or (self.left <= 0 and not self.spare_turn()):
             return False
         self.left -= self.cost_buffered + (size >> self.cost_shift)
         return True
@@ -297,11 +369,11 @@ cdef class Meter:
 
     cpdef void refund(self, Py_ssize_t size) noexcept:
         """Give back the cost of an operation that waits after all, for a thread."""
-        self.left = min(self.left + self.cost_fixed + (size >> self.cost_shift), self.budget)
+        self.left = min(self.left + self.cost_fixed + (size >> self.cost_shift), self.budget_most)
 
     cdef bint admit(self, Py_ssize_t size) except -1:
         """False: ask the gate (another loop, a cancelled scope, or the allowance is used up)."""
-        return self.left > 0 and self.look() and self.charge(size)
+        return self.look() and self.charge(size)
 
     def admits(self, Py_ssize_t size):
         """As `admit`, for the slow path; no more is charged than what is copied at once."""

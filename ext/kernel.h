@@ -10,6 +10,7 @@
 #include "abi.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -169,6 +170,13 @@ static inline int64_t au_now(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Whether a descriptor can be read now, or is broken: something to look at. */
+static inline int au_readable(int fd)
+{
+    struct pollfd watched = {.fd = fd, .events = POLLIN};
+    return poll(&watched, 1, 0) != 0;
 }
 
 /* Orders the reading of a CQE after the reading of the tail that covers it (and, for the SQ

@@ -13,6 +13,10 @@ from typing import Any
 from ._host import Host
 from ._line import Line
 
+# A task that somebody waits for takes up to three turns of the loop to run: the reactor's or the
+# timer's, that of a future, its own.
+GIVE_WAY_MAX = 2
+
 
 class Gate:
     """One per loop.  `meter` is the compiled allowance; without one nothing is served inline, and
@@ -23,7 +27,7 @@ class Gate:
 
     def __init__(self, host: Host, meter: Any) -> None:
         self._host = host
-        self._line = Line()
+        self._line = Line(meter)  # which wants to know whether somebody waits
         self.meter = meter
 
     async def admit(self, size: int = 0) -> None:
@@ -44,11 +48,27 @@ class Gate:
             self.meter.spend(size)
 
     async def turn(self) -> None:
-        """Wait for this task's turn, which comes with a full allowance."""
+        """Wait for this task's turn.
+
+        Who is ready by then goes first, as far as that can be seen: a timer or a peer is late by
+        one allowance, not by one for each turn of the loop that it takes to wake a task.  Those
+        who wait in line get equal allowances.  A task on its own gets more while the loop has
+        nothing else to do, and less before the next timer.
+        """
+        meter, checkpoint = self.meter, self._host.checkpoint
         waited = await self._line.acquire(self._host)
         try:
             if not waited:
-                await self._host.checkpoint()
-            self.meter.refill()
+                await checkpoint()
+            spare = meter.spare()
+            for _ in range(GIVE_WAY_MAX):
+                if spare:
+                    break
+                await checkpoint()
+                spare = meter.spare()
+            if waited or self._line.crowded:
+                meter.refill()
+            else:
+                meter.refill(spare)
         finally:
             self._line.release()

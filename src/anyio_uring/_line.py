@@ -72,6 +72,11 @@ class Line:
         self.mutex = threading.RLock()
         self._flag.busy = False
 
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._places)
+
     def try_acquire(self) -> bool:
         with self.mutex:
             if self._flag.busy:

@@ -8,6 +8,7 @@ something shows up as a failing test rather than as a slower program.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -58,6 +59,22 @@ def asyncio_view() -> AsyncioView | None:
 SCOPE_MESSAGE = "Cancelled via cancel scope "
 
 
+def asyncio_events(loop: Any) -> int | None:
+    """A descriptor that is readable when a loop of asyncio's own has others to serve: that of its
+    ``_selector``.  With ``_ready`` and ``_scheduled``, callbacks and a heap of timers, the meter
+    sees all that the loop has to do.  None (uvloop has none of them): it takes a turn to find out.
+    """
+    if not isinstance(getattr(loop, "_ready", None), deque):
+        return None
+    if not isinstance(getattr(loop, "_scheduled", None), list):
+        return None
+    try:
+        fd = loop._selector.fileno()
+    except (AttributeError, ValueError):
+        return None
+    return fd if isinstance(fd, int) else None
+
+
 def trio_locals() -> dict[str, Any] | None:
     """Trio's variables of the current thread, `runner` and `task`, if Trio is imported at all.
 
@@ -85,6 +102,17 @@ def trio_runner() -> Any | None:
     """The runner of the current Trio run: its identity, `io_manager` and `ki_pending` are used."""
     variables = trio_locals()
     return None if variables is None else variables.get("runner")
+
+
+def trio_foreseen(runner: Any) -> bool:
+    """Whether the meter sees what Trio has to do next: ``runq``, ``deadlines.next_deadline()``,
+    ``clock.current_time()``; though not the tasks of the round that runs, nor descriptors.
+    """
+    return (
+        isinstance(getattr(runner, "runq", None), deque)
+        and hasattr(getattr(runner, "deadlines", None), "next_deadline")
+        and hasattr(getattr(runner, "clock", None), "current_time")
+    )
 
 
 def trio_watch(fd: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from tests.support.state import (
 )
 
 import anyio_uring
-from anyio_uring import _driver_thread, statistics
+from anyio_uring import statistics
 
 pytestmark = pytest.mark.anyio
 
@@ -222,7 +223,7 @@ def no_descriptor_left() -> None:
 async def test_stream_is_waited_for_without_an_epoll_set(
     tiers: Tiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: SimpleNamespace
 ) -> None:
-    monkeypatch.setattr(_driver_thread, "select", select)
+    monkeypatch.setitem(sys.modules, "select", select)
     with fifo_writer(tmp_path / "fifo") as fd:
         file = await anyio_uring.open_file(tmp_path / "fifo", "rb", 0)
         with anyio.move_on_after(0.01) as scope:

@@ -10,6 +10,9 @@ import pytest
 
 from anyio_uring._gate import Gate
 
+UNKNOWN = -1.0
+TURN = "a turn of the loop"
+
 
 class Cancelled(BaseException):
     pass
@@ -18,8 +21,12 @@ class Cancelled(BaseException):
 class FakeMeter:
     """An allowance that counts operations."""
 
+    refilled_for: float | None = None
+
     def __init__(self, budget: int) -> None:
         self.budget = self.left = budget
+        self.busy = False
+        self.spares: list[float] = []  # UNKNOWN when there are no more
         self.is_clear = True
         self.refills = 0
 
@@ -35,7 +42,11 @@ class FakeMeter:
     def spend(self, size: int) -> None:
         self.left -= size
 
-    def refill(self) -> None:
+    def spare(self) -> float:
+        return self.spares.pop(0) if self.spares else UNKNOWN
+
+    def refill(self, spare: float = UNKNOWN) -> None:
+        self.refilled_for = spare
         self.refills += 1
         self.left = self.budget
 
@@ -53,7 +64,7 @@ class FakeHost:
 
     @coroutine
     def checkpoint(self) -> Generator[object, None, None]:
-        yield "a turn of the loop"
+        yield TURN
 
     def waiter(self) -> object:
         return object()
@@ -88,7 +99,7 @@ def test_allowance_admits_at_once_until_it_is_used_up(host: FakeHost) -> None:
     gate = gate_of(host, 3)
     assert [step(gate.admit()) for _ in range(3)] == ["done"] * 3
     task = gate.admit()
-    assert step(task) == "a turn of the loop"
+    assert step(task) == TURN
     assert gate.meter.refills == 0
     assert step(task) == "done"
     assert gate.meter.refills == 1
@@ -100,7 +111,7 @@ def test_operation_goes_on_after_its_turn_although_others_used_the_allowance_up(
     gate = gate_of(host, 1)
     gate.spend(1)
     task = gate.admit(100)
-    assert step(task) == "a turn of the loop"
+    assert step(task) == TURN
     assert step(task) == "done"
     assert gate.meter.left < 0
 
@@ -110,12 +121,37 @@ def test_those_who_wait_pass_one_by_one_in_order(host: FakeHost) -> None:
     gate.spend(1)
     tasks = [gate.admit() for _ in range(4)]
     waits = [step(task) for task in tasks]
-    assert waits[0] == "a turn of the loop"
+    assert waits[0] == TURN
     for number, task in enumerate(tasks):
         assert host.woken == waits[1 : number + 1]
         assert step(task) == "done"
     assert host.woken == waits[1:]
     assert gate.meter.refills == 4
+
+
+@pytest.mark.parametrize("ready", [0, 1, 2, 3])
+def test_those_who_are_ready_go_first_for_two_turns_more(host: FakeHost, ready: int) -> None:
+    gate = gate_of(host, 1)
+    gate.spend(1)
+    gate.meter.spares = [0.0] * ready + [0.25]
+    task = gate.admit()
+    turns = 1 + min(ready, 2)
+    assert [step(task) for _ in range(turns)] == [TURN] * turns
+    assert step(task) == "done"
+    assert gate.meter.refilled_for == (0.25 if ready < 3 else 0.0)
+
+
+def test_those_in_line_get_equal_allowances(host: FakeHost) -> None:
+    gate = gate_of(host, 1)
+    gate.spend(1)
+    tasks = [gate.admit(), gate.admit()]
+    for task in tasks:
+        step(task)
+    for task in tasks:
+        gate.meter.spares = [0.25]
+        assert step(task) == "done"
+        assert gate.meter.refilled_for == UNKNOWN
+    assert not gate.meter.busy
 
 
 def test_newcomer_with_an_allowance_need_not_wait_for_those_in_line(host: FakeHost) -> None:
@@ -143,7 +179,7 @@ def test_one_who_is_cancelled_passes_the_turn_on(host: FakeHost, leaver: int) ->
             assert step(task) == "done"
     gate.spend(100)
     again = gate.admit()
-    assert step(again) == "a turn of the loop"  # the line is free again
+    assert step(again) == TURN  # the line is free again
     assert step(again) == "done"
 
 

@@ -26,12 +26,10 @@ needs_ring = pytest.mark.skipif(not _probe.probe().available, reason="needs io_u
 needs_filter = pytest.mark.skipif(cannot_filter() is not None, reason=str(cannot_filter()))
 
 REPORT = """
-import dataclasses, json
+import json
 import anyio_uring
 info = anyio_uring.driver_info({path!r})
-print(json.dumps({{field.name: getattr(info, field.name)
-                   for field in dataclasses.fields(info) if field.name != "tiers"}}
-                 | {{"tiers": dict(info.tiers)}}))
+print(json.dumps(info._asdict() | {{"tiers": dict(info.tiers)}}))
 """
 
 

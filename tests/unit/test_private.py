@@ -10,12 +10,14 @@ import asyncio
 import os
 import pathlib
 import select
+import selectors
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -71,6 +73,44 @@ def test_asyncio_view_outside_of_a_run_is_none() -> None:
     assert _private.asyncio_view() is None
 
 
+def test_what_a_loop_of_asyncio_has_to_do_can_be_seen() -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        events = _private.asyncio_events(loop)
+        assert events is not None
+        reader, writer = os.pipe()
+        with open(reader, "rb"), open(writer, "wb", 0) as end:
+            loop.add_reader(reader, int)
+            assert select.select([events], [], [], 0)[0] == []
+            end.write(b"x")
+            assert select.select([events], [], [], 0)[0] == [events]
+            loop.remove_reader(reader)
+        timer = loop.call_later(100, int)
+        assert timer in loop._scheduled
+        assert timer.when() > loop.time()
+        timer.cancel()
+        handle = loop.call_soon(int)
+        assert handle in loop._ready
+
+    anyio.run(main, backend="asyncio")
+
+
+@pytest.mark.parametrize("missing", ["_ready", "_scheduled", "_selector", "_selector.fileno"])
+def test_loop_of_another_shape_is_not_looked_at(missing: str) -> None:
+    class Loop:
+        _ready: ClassVar[deque[Any]] = deque()
+        _scheduled: ClassVar[list[Any]] = []
+        _selector = selectors.DefaultSelector()
+
+    with Loop._selector:
+        assert _private.asyncio_events(Loop()) == Loop._selector.fileno()
+        if "." in missing:
+            Loop._selector = None  # type: ignore[assignment]
+        else:
+            delattr(Loop, missing)
+        assert _private.asyncio_events(Loop()) is None
+
+
 def test_message_of_a_scope_begins_as_expected() -> None:
     messages: list[Any] = []
 
@@ -114,6 +154,26 @@ def test_trio_variables_are_those_of_the_running_task() -> None:
             assert task._cancel_status.effectively_cancelled
             with shield:
                 assert not task._cancel_status.effectively_cancelled
+
+    trio.run(main)
+
+
+def test_what_trio_has_to_do_can_be_seen() -> None:
+    async def main() -> None:
+        runner = _private.trio_runner()
+        assert _private.trio_foreseen(runner)
+        assert not _private.trio_foreseen(None)
+        assert runner is not None
+        with trio.move_on_at(1e9):
+            assert runner.deadlines.next_deadline() == 1e9
+            await trio.lowlevel.checkpoint()
+        with trio.move_on_after(100):
+            assert 99 < runner.deadlines.next_deadline() - runner.clock.current_time() <= 100
+            await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.checkpoint)
+            assert runner.runq
 
     trio.run(main)
 

@@ -1,0 +1,208 @@
+"""The meter sees what the loop has to do next, and spares it turns in which it would do nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from anyio_uring import AsyncFile, _handle, open_file
+from anyio_uring._runtime import current_runtime
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.hosts("asyncio", "asyncio-debug"),
+    pytest.mark.skipif(not _handle.COMPILED, reason="serving inline needs the compiled core"),
+]
+
+SIZE = 4096
+UNKNOWN = -1.0
+
+
+@pytest.fixture
+async def file(tmp_path: Path) -> AsyncIterator[AsyncFile[bytes]]:
+    (tmp_path / "cached").write_bytes(bytes(SIZE))
+    async with await open_file(tmp_path / "cached", "rb", 0) as file:
+        for _ in range(3):  # what the fixtures have left to do
+            await checkpoint()
+        yield file
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How often the loop has turned so far."""
+    count = 0
+    original = asyncio.BaseEventLoop._run_once  # type: ignore[attr-defined]
+
+    def counting(loop: Any) -> None:
+        nonlocal count
+        count += 1
+        original(loop)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "_run_once", counting)
+    return lambda: count
+
+
+async def reads_until(file: AsyncFile[bytes], happened: Callable[[], object]) -> int:
+    """Read until something has happened that another task or the loop does."""
+    for count in range(1, 1_000_000):
+        await file.pread(SIZE, 0)
+        if happened():
+            return count
+    raise AssertionError("it never happened")
+
+
+def in_turns(turns: int) -> int:
+    """Reads that the longest allowances of so many turns admit."""
+    meter = current_runtime().meter
+    assert meter.spare() == math.inf
+    meter.refill(math.inf)
+    left = meter.left
+    assert meter.charge(SIZE)
+    cost = left - meter.left
+    meter.refill(math.inf)
+    return int(turns * (left // cost + 1))
+
+
+async def test_spare_is_how_long_the_loop_has_nothing_to_do(file: AsyncFile[bytes]) -> None:
+    meter, loop = current_runtime().meter, asyncio.get_running_loop()
+    assert meter.spare() == math.inf
+
+    timer = loop.call_later(100, int)
+    assert 99 < meter.spare() <= 100
+    timer.cancel()
+    await checkpoint()
+    assert meter.spare() == math.inf
+
+    loop.call_soon(int)
+    assert meter.spare() == 0.0
+    await checkpoint()
+
+    timer = loop.call_later(-1, int)
+    assert meter.spare() == 0.0
+    await checkpoint()
+    await checkpoint()
+    assert meter.spare() == math.inf
+
+    reader, writer = os.pipe()
+    try:
+        loop.add_reader(reader, os.read, reader, 1)
+        assert meter.spare() == math.inf
+        os.write(writer, b"x")
+        assert meter.spare() == 0.0
+        await checkpoint()
+        await checkpoint()
+        assert meter.spare() == math.inf
+        loop.remove_reader(reader)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+async def test_turns_that_would_do_nothing_are_spared(
+    file: AsyncFile[bytes], turns: Callable[[], int]
+) -> None:
+    reads = in_turns(60)
+    before = turns()
+    for _ in range(reads):
+        await file.pread(SIZE, 0)
+    taken = turns() - before
+    # A turn is taken after five that were spared; noise of the clock costs an allowance earlier.
+    assert 5 <= taken <= 20
+
+
+async def test_who_becomes_ready_does_not_wait_for_more_than_an_allowance(
+    file: AsyncFile[bytes],
+) -> None:
+    """A callback, a descriptor and a task's future, while a task on its own reads."""
+    loop = asyncio.get_running_loop()
+    most = in_turns(1) + 1  # the one that waited for its turn is through, too
+    happened: list[str] = []
+
+    loop.call_soon(happened.append, "callback")
+    assert await reads_until(file, lambda: happened) <= most
+
+    reader, writer = os.pipe()
+    try:
+        loop.add_reader(reader, lambda: (loop.remove_reader(reader), happened.append("descriptor")))
+        await checkpoint()
+        os.write(writer, b"x")
+        assert await reads_until(file, lambda: happened[1:]) <= most
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+    event = anyio.Event()
+
+    async def wait() -> None:
+        await event.wait()
+        happened.append("task")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await checkpoint()
+        event.set()
+        assert await reads_until(file, lambda: happened[2:]) <= most
+    assert happened == ["callback", "descriptor", "task"]
+
+
+async def test_task_that_cancels_itself_ends_soon(file: AsyncFile[bytes]) -> None:
+    async def read() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await reads_until(file, lambda: False)
+
+    most = in_turns(7)
+    count = 0
+    original = file.pread
+
+    async def counting(size: int, offset: int) -> bytes:
+        nonlocal count
+        count += 1
+        return await original(size, offset)
+
+    file.pread = counting  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(read())
+    assert count <= most
+
+
+async def test_no_turn_is_spared_while_another_task_waits_for_its_own(
+    file: AsyncFile[bytes], turns: Callable[[], int]
+) -> None:
+    counts = [0, 0]
+
+    async def read(number: int) -> None:
+        while sum(counts) < total:
+            await file.pread(SIZE, 0)
+            counts[number] += 1
+
+    total = in_turns(40)
+    before = turns()
+    async with anyio.create_task_group() as group:
+        group.start_soon(read, 0)
+        group.start_soon(read, 1)
+    assert turns() - before >= 40
+    assert max(counts) < 2 * min(counts)
+
+
+@pytest.mark.hosts("uvloop", "trio")
+async def test_other_loops_are_seen_in_part_or_not_at_all(
+    file: AsyncFile[bytes], anyio_backend_name: str
+) -> None:
+    meter = current_runtime().meter
+    if anyio_backend_name == "trio":
+        assert meter.spare() == math.inf
+        with anyio.move_on_after(100):
+            assert 99 < meter.spare() <= 100
+            await checkpoint()
+    else:
+        assert meter.spare() == UNKNOWN
