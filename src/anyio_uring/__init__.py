@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._atomic import atomic_write
     from ._batch import iter_files, read_files, stat_files
     from ._copy import copy_file
+    from ._install import Installation, InstallError, install
     from ._path import Path
     from ._remove import remove_tree
     from ._spooled import SpooledTemporaryFile
@@ -46,6 +47,8 @@ __all__ = [
     "DriverInfo",
     "FileReadStream",
     "FileWriteStream",
+    "InstallError",
+    "Installation",
     "NamedTemporaryFile",
     "Path",
     "Settings",
@@ -63,6 +66,7 @@ __all__ = [
     "driver_info",
     "gettempdir",
     "gettempdirb",
+    "install",
     "iter_files",
     "mkdtemp",
     "mkstemp",
@@ -80,6 +84,8 @@ __all__ = [
 _LATE = {
     "FileReadStream": "_streams",
     "FileWriteStream": "_streams",
+    "InstallError": "_install",
+    "Installation": "_install",
     "NamedTemporaryFile": "_temporary",
     "Path": "_path",
     "SpooledTemporaryFile": "_spooled",
@@ -90,6 +96,7 @@ _LATE = {
     "copy_tree": "_trees",
     "gettempdir": "_temporary",
     "gettempdirb": "_temporary",
+    "install": "_install",
     "iter_files": "_batch",
     "mkdtemp": "_temporary",
     "mkstemp": "_temporary",

@@ -283,10 +283,12 @@ class Path(anyio.Path):
         :raises OSError: at the first step, or where the directory cannot be read on
         """
         text = str(self._path)
-        if os.name != "posix" or type(self).__init__ is not anyio.Path.__init__:
-            return Listing(self._path.iterdir, self._limiter, self._child)
+        kind: Any = type(self)
+        limiter = self._limiter
+        plain = issubclass(kind, Path) and kind.__init__ is anyio.Path.__init__
+        if os.name != "posix" or not plain:
+            return Listing(self._path.iterdir, limiter, partial(_child, self))
         prefix = "" if text == "." else text if text.endswith("/") else f"{text}/"
-        kind, limiter = type(self), self._limiter
         new = kind.__new__
 
         def child(name: str) -> Any:
@@ -308,7 +310,7 @@ class Path(anyio.Path):
         ) -> AsyncIterator[Self]:
             """As :meth:`pathlib.Path.glob`; a thread looks for many matches in one go."""
             options = {"case_sensitive": case_sensitive, "recurse_symlinks": recurse_symlinks}
-            return self._found(partial(self._path.glob, os.fspath(pattern), **options))
+            return _found(self, partial(self._path.glob, os.fspath(pattern), **options))
 
         def rglob(  # type: ignore[misc]
             self,
@@ -319,33 +321,27 @@ class Path(anyio.Path):
         ) -> AsyncIterator[Self]:
             """As :meth:`pathlib.Path.rglob`; a thread looks for many matches in one go."""
             options = {"case_sensitive": case_sensitive, "recurse_symlinks": recurse_symlinks}
-            return self._found(partial(self._path.rglob, os.fspath(pattern), **options))
+            return _found(self, partial(self._path.rglob, os.fspath(pattern), **options))
 
     elif sys.version_info >= (3, 12):
 
         def glob(self, pattern: str, *, case_sensitive: bool | None = None) -> AsyncIterator[Self]:
             """As :meth:`pathlib.Path.glob`; a thread looks for many matches in one go."""
-            return self._found(partial(self._path.glob, pattern, case_sensitive=case_sensitive))
+            return _found(self, partial(self._path.glob, pattern, case_sensitive=case_sensitive))
 
         def rglob(self, pattern: str, *, case_sensitive: bool | None = None) -> AsyncIterator[Self]:
             """As :meth:`pathlib.Path.rglob`; a thread looks for many matches in one go."""
-            return self._found(partial(self._path.rglob, pattern, case_sensitive=case_sensitive))
+            return _found(self, partial(self._path.rglob, pattern, case_sensitive=case_sensitive))
 
     else:
 
         def glob(self, pattern: str) -> AsyncIterator[Self]:
             """As :meth:`pathlib.Path.glob`; a thread looks for many matches in one go."""
-            return self._found(partial(self._path.glob, pattern))
+            return _found(self, partial(self._path.glob, pattern))
 
         def rglob(self, pattern: str) -> AsyncIterator[Self]:
             """As :meth:`pathlib.Path.rglob`; a thread looks for many matches in one go."""
-            return self._found(partial(self._path.rglob, pattern))
-
-    def _found(self, search: Callable[[], Iterator[pathlib.Path]]) -> AsyncIterator[Self]:
-        return Listing(search, self._limiter, self._child)
-
-    def _child(self, path: pathlib.Path) -> Self:
-        return type(self)(path, limiter=self._limiter)
+            return _found(self, partial(self._path.rglob, pattern))
 
     if sys.version_info >= (3, 12):
 
@@ -362,9 +358,18 @@ class Path(anyio.Path):
             listing = Listing(walk, self._limiter, _itself, ahead=not top_down)
             try:
                 async for root, directories, files in listing:
-                    yield self._child(root), directories, files
+                    yield _child(self, root), directories, files
             finally:
                 listing.close()
+
+
+# (Functions, since the methods above also serve AnyIO's own class when they are installed there.)
+def _found(path: Any, search: Callable[[], Iterator[pathlib.Path]]) -> Listing[Any, Any]:
+    return Listing(search, path._limiter, partial(_child, path))
+
+
+def _child(path: Any, found: pathlib.Path) -> Any:
+    return type(path)(found, limiter=path._limiter)
 
 
 def _itself(entry: Any) -> Any:

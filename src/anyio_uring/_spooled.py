@@ -92,6 +92,19 @@ class SpooledTemporaryFile(anyio.SpooledTemporaryFile[AnyStr]):
         self._arguments = arguments
         self._errors = errors
 
+    @classmethod
+    def adopt(cls, file: Any) -> None:
+        """Make one of these of a file of AnyIO's class that is still in memory, where there is no
+        difference but in what happens when it moves.
+        """
+        file.__class__ = cls
+        arguments = dict(file._tempfile_params)
+        file._errors = arguments.pop("errors")
+        file._arguments = tuple(
+            arguments[name]
+            for name in ("mode", "buffering", "encoding", "newline", "suffix", "prefix", "dir")
+        )
+
     async def _place(self) -> AsyncFile[Any] | None:
         """The temporary file, or None while the data is in memory."""
         if self._file is None:

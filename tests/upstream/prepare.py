@@ -1,4 +1,5 @@
-"""AnyIO's and Trio's own tests of files and paths, with our names in place of theirs.
+"""AnyIO's and Trio's own tests of files and paths, twice: with our names in place of theirs, and as
+they are, with `anyio_uring.install` in force.
 
     python -m tests.upstream.prepare SDIST FOLDER
 
@@ -33,6 +34,14 @@ def in_every_tier(tiers):
     pass
 """
 HEAD = "import pytest\npytestmark = pytest.mark.hosts({hosts})\n"
+INSTALLED = """\
+import pytest
+@pytest.fixture(autouse=True)
+def installed():
+    import anyio_uring
+    with anyio_uring.install(trio=True, strict=True):
+        yield
+"""
 
 
 class OurNames(ast.NodeTransformer):
@@ -70,8 +79,14 @@ def write(source: str, path: Path, head: str = "") -> None:
     text, replaced = with_our_names(source)
     if not replaced:
         sys.exit(f"{path.name}: none of our names is in these tests")
-    future, rest = text.split("\n", 1) if text.startswith("from __future__") else ("", text)
-    path.write_text(f"{future}\n{head}{rest}\n")
+    for written, name, first in (
+        (text, path.name, head),
+        (ast.unparse(ast.parse(source)), f"{path.stem}_installed.py", head + INSTALLED),
+    ):
+        start, rest = (
+            written.split("\n", 1) if written.startswith("from __future__") else ("", written)
+        )
+        path.with_name(name).write_text(f"{start}\n{first}{rest}\n")
     print(f"{path.name}: {', '.join(sorted(replaced))}")
 
 

@@ -1,0 +1,159 @@
+"""`install`: AnyIO's and Trio's own names for files, served by us.
+
+AnyIO has no plug-in point for files, so the bodies of its functions are swapped (`_swap`).  What is
+swapped for what is said in `_targets`.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING
+
+from ._swap import Swap
+from ._targets import TARGETS, swaps_of, version_obstacle, version_of
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class InstallError(RuntimeError):
+    """A target cannot be served; `install` raises this with ``strict=True``.
+
+    :ivar target: ``"anyio"`` or ``"trio"``
+    :ivar version: of the package that is there
+    """
+
+    def __init__(self, target: str, version: str, reason: str) -> None:
+        super().__init__(f"{target} {version}: {reason}")
+        self.target = target
+        self.version = version
+
+
+class Installation:
+    """What one call of :func:`install` has done; as a context manager it ends with the block.
+
+    :ivar patched: the functions that are served, as ``"anyio.Path.stat"``
+    :ivar skipped: targets that are left as they were -> why
+    """
+
+    def __init__(self, served: list[str], skipped: dict[str, str]) -> None:
+        self._served = served
+        self.patched = tuple(swap.name for target in served for swap in _swapped[target])
+        self.skipped: Mapping[str, str] = MappingProxyType(skipped)
+
+    def uninstall(self) -> None:
+        """End it.  What no other installation wants is as it was before; files that are open go on.
+
+        A second time nothing happens.  A function that somebody else has patched since stays as
+        it is, with a RuntimeWarning: his patch may need ours.
+        """
+        with _lock:
+            served, self._served = self._served, []
+            for target in served:
+                _wanted[target] -= 1
+                if not _wanted[target]:
+                    _restore(target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.uninstall()
+
+    def __repr__(self) -> str:
+        return f"<Installation: {len(self.patched)} functions, skipped: {dict(self.skipped)}>"
+
+
+_lock = threading.Lock()
+# How many installations want a target, and what was swapped for it.
+_wanted = dict.fromkeys(TARGETS, 0)
+_swapped: dict[str, list[Swap]] = {}  # made once
+
+
+def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> Installation:
+    """Have AnyIO's and Trio's own files, paths, temporary files and streams served by us.
+
+    For the whole process, until :meth:`Installation.uninstall`.  Names that were imported before,
+    subclasses and paths that are there already are served too: functions and classes stay the same
+    objects.  Files that are open stay what they are.
+
+    :param anyio: ``open_file``, ``Path``, ``TemporaryFile``, ``NamedTemporaryFile``,
+        ``SpooledTemporaryFile``, ``TemporaryDirectory``, ``mkstemp``, ``mkdtemp``, and
+        ``FileReadStream`` and ``FileWriteStream`` made by ``from_path``
+    :param trio: Trio's ``open_file`` and ``Path``
+    :param strict: raise where a target cannot be served; otherwise it is left wholly as it is,
+        with a RuntimeWarning: an upgrade of AnyIO shall not keep a server from starting
+    :raises InstallError: a target's version or functions are not as expected, and `strict`
+    :raises ImportError: `trio`, and it is not installed
+
+    >>> import anyio, anyio_uring
+    >>> async def main():
+    ...     async with await anyio.open_file("/etc/passwd", "rb") as f:
+    ...         return isinstance(f, anyio_uring.AsyncFile)
+    >>> with anyio_uring.install():
+    ...     anyio.run(main)
+    True
+    >>> anyio.run(main)
+    False
+    """
+    served: list[str] = []
+    skipped: dict[str, str] = {}
+    with _lock:
+        for target, wanted in (("anyio", anyio), ("trio", trio)):
+            if not wanted:
+                continue
+            reason = None if _wanted[target] else _serve(target)
+            if reason is None:
+                _wanted[target] += 1
+                served.append(target)
+            else:
+                skipped[target] = reason
+        installation = Installation(served, skipped)
+    for target, reason in skipped.items():
+        if strict:
+            installation.uninstall()
+            raise InstallError(target, version_of(target), reason)
+        warnings.warn(
+            f"anyio_uring: {target} {version_of(target)} is left as it is: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return installation
+
+
+def _serve(target: str) -> str | None:
+    """Swap all functions of a target, or none; why none."""
+    if target not in _swapped:
+        reason = version_obstacle(target)
+        if reason is not None:
+            return reason
+        try:
+            swaps = swaps_of(target)
+        except (AttributeError, KeyError) as error:
+            return f"something is missing: {error}"
+        for swap in swaps:
+            reason = swap.obstacle()
+            if reason is not None:
+                return reason
+        _swapped[target] = swaps
+    for swap in _swapped[target]:
+        swap.apply()
+    return None
+
+
+def _restore(target: str) -> None:
+    for swap in _swapped[target]:
+        if not swap.undo():
+            warnings.warn(
+                f"anyio_uring: {swap.name} has been patched by somebody else since; it stays",
+                RuntimeWarning,
+                stacklevel=3,
+            )

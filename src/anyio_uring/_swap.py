@@ -1,0 +1,155 @@
+"""Functions that get another body and stay the same object.
+
+Whoever imported such a function long ago calls the new body, and its signature, documentation,
+annotations and defaults are the old ones.  Only ``__code__`` changes, and is put back exactly.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import CodeType, FunctionType
+from typing import Any
+
+_KINDS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
+_PLACE = "anyio_uring: the implementation"
+_CALLS = {
+    0: "return {call}",
+    inspect.CO_COROUTINE: "return await {call}",
+    # An iterator becomes the generator that callers may have reason to expect
+    inspect.CO_ASYNC_GENERATOR: (
+        "items = {call}\n"
+        "  try:\n"
+        "   async for item in items:\n"
+        "    yield item\n"
+        "  finally:\n"
+        "   await items.aclose()"
+    ),
+}
+
+
+class Swap:
+    """One function and its other body.
+
+    :param name: what it is called in messages
+    :ivar applied: whether calls get here, perhaps through somebody else's body
+    :param function: whose body is to be swapped
+    :param implementation: what the other body calls, with the same arguments.  It may take more,
+        optional ones, and of a coroutine function it is one, of an asynchronous generator function
+        it returns an asynchronous iterator with ``aclose``
+    """
+
+    def __init__(
+        self, name: str, function: Callable[..., Any], implementation: Callable[..., Any]
+    ) -> None:
+        self.name = name
+        self.function: Any = function
+        self.implementation = implementation
+        self.applied = False
+        self._before: CodeType | None = None  # whose body `_code` stands for
+        self._code: CodeType | None = None
+
+    def obstacle(self) -> str | None:
+        """Why this cannot be done; None if it can."""
+        function = self.function
+        if not isinstance(function, FunctionType):
+            return f"{self.name} is no Python function"
+        if function.__code__.co_flags & _KINDS not in _CALLS:
+            return f"{self.name} is a generator"
+        theirs = inspect.signature(function).parameters
+        ours = inspect.signature(self.implementation).parameters
+        for parameter in theirs.values():
+            if _shape(ours.get(parameter.name)) != _shape(parameter):
+                return f"{self.name} has a parameter {parameter} that was not expected"
+        for parameter in ours.values():
+            if parameter.name not in theirs and parameter.default is parameter.empty:
+                return f"{self.name} lacks the parameter {parameter.name!r}"
+        if _by_position(theirs) != _by_position(ours)[: len(_by_position(theirs))]:
+            return f"{self.name} has its parameters in another order than expected"
+        return None
+
+    def apply(self) -> None:
+        """Swap, if that has not been done."""
+        if not self.applied:
+            before = self.function.__code__
+            if before is not self._before:
+                self._before, self._code = before, _body(self.function, self.implementation)
+            self.function.__code__ = self._code
+            self.applied = True
+
+    def undo(self) -> bool:
+        """Put the old body back; False, and nothing done, if somebody else has put one on top."""
+        if self.applied and self.function.__code__ is self._code:
+            self.function.__code__ = self._before
+            self.applied = False
+        return not self.applied
+
+
+def _shape(parameter: inspect.Parameter | None) -> object:
+    return None if parameter is None else (parameter.kind, parameter.default)
+
+
+def _by_position(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    return [
+        name for name, parameter in parameters.items() if parameter.kind < parameter.KEYWORD_ONLY
+    ]
+
+
+def copy_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with the body it has now, whatever body it gets later."""
+    assert isinstance(function, FunctionType)
+    copy = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def _body(function: FunctionType, implementation: Callable[..., Any]) -> CodeType:
+    """Code with the parameters, the kind and the free variables of `function`."""
+    old = function.__code__
+    names = list(old.co_varnames)
+    positional, keyword = old.co_argcount, old.co_kwonlyargcount
+    parameters = names[:positional]
+    arguments = list(parameters)
+    if old.co_posonlyargcount:
+        parameters.insert(old.co_posonlyargcount, "/")
+    rest = names[positional + keyword :]
+    if old.co_flags & inspect.CO_VARARGS:
+        several = f"*{rest.pop(0)}"
+        parameters.append(several)
+        arguments.append(several)
+    elif keyword:
+        parameters.append("*")
+    for name in names[positional : positional + keyword]:
+        parameters.append(name)
+        arguments.append(f"{name}={name}")
+    if old.co_flags & inspect.CO_VARKEYWORDS:
+        named = f"**{rest.pop(0)}"
+        parameters.append(named)
+        arguments.append(named)
+    kind = old.co_flags & _KINDS
+    call = f"_implementation({', '.join(arguments)})"
+    lines = [
+        f"def outer({', '.join(old.co_freevars)}):",
+        f" {'async ' if kind else ''}def inner({', '.join(parameters)}):",
+        f"  if 0: {', '.join(old.co_freevars) or None}",
+        f"  _implementation = {_PLACE!r}",
+        f"  {_CALLS[kind].format(call=call)}",
+        " return inner",
+    ]
+    found: dict[str, Any] = {}
+    filename = f"<anyio_uring.install: {old.co_qualname}>"
+    exec(compile("\n".join(lines), filename, "exec", dont_inherit=True), found)
+    code: CodeType = found["outer"](*old.co_freevars).__code__
+    return code.replace(
+        co_name=old.co_name,
+        co_qualname=old.co_qualname,
+        co_consts=tuple(
+            implementation if constant == _PLACE else constant for constant in code.co_consts
+        ),
+    )

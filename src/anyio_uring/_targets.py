@@ -1,0 +1,241 @@
+"""What `install` swaps: AnyIO's and Trio's functions, and what serves them instead."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+from ._swap import Swap, copy_of
+
+# The versions whose functions are known.
+TARGETS = {"anyio": (4, 5), "trio": (0, 1)}
+
+Pieces = Iterator[tuple[str, Callable[..., Any], Callable[..., Any]]]
+
+
+def version_of(target: str) -> str:
+    """The version of the package that is installed."""
+    return version(target)
+
+
+def version_obstacle(target: str) -> str | None:
+    """Why this version cannot be served; None if it can."""
+    first, last = TARGETS[target]
+    major = int(version_of(target).partition(".")[0])
+    if first <= major < last:
+        return None
+    return f"versions {first}.* are known" if last - first == 1 else f"up to {last}"
+
+
+def swaps_of(target: str) -> list[Swap]:
+    """All that is to be swapped, in the order of the documentation.
+
+    :raises AttributeError: one of the functions is not there
+    :raises ImportError: the package is not installed
+    """
+    pieces = {"anyio": _of_anyio, "trio": _of_trio}[target]
+    return [Swap(*piece) for piece in pieces()]
+
+
+# -- AnyIO ----------------------------------------------------------------------------------------
+
+
+def _of_anyio() -> Pieces:
+    import anyio
+    import anyio.streams.file as streams
+
+    from ._open import open_file
+    from ._path import Path
+    from ._spooled import SpooledTemporaryFile
+    from ._streams import FileReadStream, FileWriteStream
+    from ._temporary import (
+        NamedTemporaryFile,
+        TemporaryDirectory,
+        TemporaryFile,
+        mkdtemp,
+        mkstemp,
+    )
+
+    async def open_there(
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        closefd: bool = True,
+        opener: Any = None,
+        *,
+        limiter: Any = None,
+    ) -> Any:
+        return await open_file(
+            file,
+            mode,
+            buffering,
+            _encoding_for_callers(mode, encoding),
+            errors,
+            newline,
+            closefd,
+            opener,
+            limiter=limiter,
+        )
+
+    yield "anyio.open_file", anyio.open_file, open_there
+    yield from _path_methods("anyio.Path", anyio.Path, Path)
+
+    yield from _methods("anyio.TemporaryFile", anyio.TemporaryFile, TemporaryFile, "__aenter__")
+    leave = copy_of(vars(anyio.NamedTemporaryFile)["__aexit__"])
+
+    async def enter_named(self: Any) -> Any:
+        served = self._anyio_uring = NamedTemporaryFile(**self._params)
+        self._async_file = await served.__aenter__()
+        return self._async_file
+
+    async def leave_named(self: Any, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        served = vars(self).pop("_anyio_uring", None)
+        if served is None:  # it was entered before
+            await leave(self, exc_type, exc_value, traceback)
+        else:
+            await served.__aexit__(exc_type, exc_value, traceback)
+
+    named = vars(anyio.NamedTemporaryFile)
+    yield "anyio.NamedTemporaryFile.__aenter__", named["__aenter__"], enter_named
+    yield "anyio.NamedTemporaryFile.__aexit__", named["__aexit__"], leave_named
+
+    spooled = anyio.SpooledTemporaryFile
+    stay = copy_of(vars(spooled)["rollover"])
+
+    async def roll_over(self: Any) -> None:
+        if type(self) is spooled and not self._rolled:
+            SpooledTemporaryFile.adopt(self)
+            await self.rollover()
+        else:
+            await stay(self)
+
+    yield "anyio.SpooledTemporaryFile.rollover", vars(spooled)["rollover"], roll_over
+    yield from _methods(
+        "anyio.TemporaryDirectory",
+        anyio.TemporaryDirectory,
+        TemporaryDirectory,
+        *("__aenter__", "__aexit__", "cleanup"),
+    )
+    yield "anyio.mkstemp", anyio.mkstemp, mkstemp
+    yield "anyio.mkdtemp", anyio.mkdtemp, mkdtemp
+
+    for kind, ours in (
+        (streams.FileReadStream, FileReadStream),
+        (streams.FileWriteStream, FileWriteStream),
+    ):
+        name = f"anyio.streams.file.{kind.__name__}.from_path"
+        function = vars(kind)["from_path"].__func__
+        yield name, function, _from_path(kind, ours, copy_of(function))
+
+
+def _from_path(kind: Any, ours: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The class method that opens a stream; a subclass's own methods may want a plain file."""
+
+    async def read(cls: Any, path: Any) -> Any:
+        return await (ours.from_path(path) if cls is kind else original(cls, path))
+
+    async def write(cls: Any, path: Any, append: bool = False) -> Any:
+        return await (ours.from_path(path, append) if cls is kind else original(cls, path, append))
+
+    return write if "append" in original.__code__.co_varnames else read
+
+
+# -- Trio -----------------------------------------------------------------------------------------
+
+
+def _of_trio() -> Pieces:
+    import trio
+
+    from . import trio as ours
+
+    async def open_there(
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        closefd: bool = True,
+        opener: Any = None,
+    ) -> Any:
+        encoding = _encoding_for_callers(mode, encoding)
+        return await ours.open_file(
+            file, mode, buffering, encoding, errors, newline, closefd, opener
+        )
+
+    yield "trio.open_file", trio.open_file, open_there
+    yield from _path_methods("trio.Path", trio.Path, ours.Path)
+
+
+# -- what both have -------------------------------------------------------------------------------
+
+
+def _methods(title: str, theirs: type, ours: type, *names: str) -> Pieces:
+    for name in names:
+        yield f"{title}.{name}", vars(theirs)[name], vars(ours)[name]
+
+
+def _path_methods(title: str, theirs: type, ours: type) -> Pieces:
+    """The methods that our class has and theirs too (it depends on the version of Python)."""
+    encode = {
+        "open": _path_open(ours),
+        "read_text": _path_read_text(ours),
+        "write_text": _path_write_text(ours),
+    }
+    for name, method in vars(ours).items():
+        if name in vars(theirs) and not name.startswith("__"):
+            yield f"{title}.{name}", vars(theirs)[name], encode.get(name, method)
+
+
+def _encoding_for_callers(mode: object, encoding: str | None) -> str | None:
+    """Warn of a missing encoding in the line that called AnyIO's or Trio's function."""
+    if isinstance(mode, str) and "b" in mode:
+        return encoding
+    return io.text_encoding(encoding, 4)
+
+
+def _path_open(ours: Any) -> Callable[..., Any]:
+    async def open_there(
+        self: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        encoding = _encoding_for_callers(mode, encoding)
+        return await ours.open(self, mode, buffering, encoding, errors, newline)
+
+    return open_there
+
+
+def _path_read_text(ours: Any) -> Callable[..., Any]:
+    async def read_text(
+        self: Any,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        encoding = _encoding_for_callers(None, encoding)
+        return await ours.read_text(self, encoding, errors, newline)
+
+    return read_text
+
+
+def _path_write_text(ours: Any) -> Callable[..., Any]:
+    async def write_text(
+        self: Any,
+        data: str,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        encoding = _encoding_for_callers(None, encoding)
+        return await ours.write_text(self, data, encoding, errors, newline)
+
+    return write_text

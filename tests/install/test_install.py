@@ -1,0 +1,511 @@
+"""AnyIO's and Trio's names, served by us: from when to when, which ones, and exactly undone."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from anyio import NamedTemporaryFile, SpooledTemporaryFile, TemporaryDirectory, TemporaryFile
+from anyio import open_file as imported_early
+from anyio.streams.file import FileReadStream, FileWriteStream
+from tests.conftest import Tiers
+
+import anyio_uring
+import anyio_uring.trio
+from anyio_uring import InstallError, _install, _targets, install, statistics
+from anyio_uring._handle import COMPILED
+
+TARGETS = ["anyio", "trio"]
+CLASSES: list[Any] = [
+    anyio.Path,
+    anyio.TemporaryFile,
+    anyio.NamedTemporaryFile,
+    anyio.SpooledTemporaryFile,
+    anyio.TemporaryDirectory,
+    FileReadStream,
+    FileWriteStream,
+    trio.Path,
+]
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    """Nothing is installed before a test and after it."""
+    before = snapshot()
+    yield
+    assert snapshot() == before
+    assert set(_install._wanted.values()) == {0}
+
+
+@pytest.fixture
+def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The targets have not been looked at yet."""
+    monkeypatch.setattr(_install, "_swapped", {})
+
+
+def functions() -> list[Any]:
+    return [swap.function for target in TARGETS for swap in _targets.swaps_of(target)]
+
+
+def snapshot() -> list[Any]:
+    return [
+        *[(function, function.__code__, vars(function)) for function in functions()],
+        *[dict(vars(kind)) for kind in CLASSES],
+        *[(id(module.open_file), module.open_file) for module in (anyio, trio)],
+    ]
+
+
+def is_served(target: str) -> bool:
+    """Asked by what it does."""
+
+    async def kind() -> type:
+        module: Any = {"anyio": anyio, "trio": trio}[target]
+        async with await module.open_file(os.devnull, "rb") as file:
+            return type(file)
+
+    found = anyio.run(kind, backend="trio")
+    ours = {"anyio": anyio_uring.AsyncFile, "trio": anyio_uring.trio.TrioFile}[target]
+    return issubclass(found, ours)
+
+
+def served() -> set[str]:
+    return {target for target in TARGETS if is_served(target)}
+
+
+# -- from when to when ----------------------------------------------------------------------------
+
+
+def test_installed_until_the_end_of_the_block() -> None:
+    assert served() == set()
+    with install() as installation:
+        assert served() == {"anyio"}
+        assert "anyio.open_file" in installation.patched
+        assert "anyio.Path.stat" in installation.patched
+        assert not any(name.startswith("trio") for name in installation.patched)
+        assert installation.skipped == {}
+    assert served() == set()
+
+
+def test_only_what_is_asked_for() -> None:
+    with install(anyio=False, trio=True) as installation:
+        assert served() == {"trio"}
+        assert all(name.startswith("trio.") for name in installation.patched)
+    with install(anyio=False) as installation:
+        assert served() == set()
+        assert installation.patched == ()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_several_installations_end_in_any_order(order: tuple[int, ...]) -> None:
+    wanted = [{"anyio"}, {"anyio", "trio"}, {"trio"}]
+    installations = {
+        number: install(anyio="anyio" in targets, trio="trio" in targets)
+        for number, targets in enumerate(wanted)
+    }
+    for number in order:
+        assert served() == set().union(*(wanted[number] for number in installations))
+        installations.pop(number).uninstall()
+    assert served() == set()
+
+
+def test_uninstalling_twice_is_as_good_as_once() -> None:
+    first, second = install(), install()
+    first.uninstall()
+    first.uninstall()
+    assert served() == {"anyio"}
+    second.uninstall()
+    assert served() == set()
+
+
+def test_functions_look_as_before() -> None:
+    def look() -> list[Any]:
+        return [
+            (
+                inspect.signature(function),
+                inspect.signature(function, follow_wrapped=False),
+                function.__doc__,
+                function.__annotations__,
+                inspect.iscoroutinefunction(function),
+                inspect.isasyncgenfunction(function),
+            )
+            for function in functions()
+        ]
+
+    before = look()
+    with install(trio=True):
+        assert look() == before
+
+
+def test_installing_while_a_loop_runs_and_files_are_open(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with await anyio.open_file(tmp_path / "file", "wb") as theirs:
+            waiting = imported_early(tmp_path / "other", "wb")  # has its old body
+            with install():
+                async with await waiting as other:
+                    assert not isinstance(other, anyio_uring.AsyncFile)
+                ours = await imported_early(tmp_path / "file", "r+b")
+                assert isinstance(ours, anyio_uring.AsyncFile)
+                await theirs.write(b"from theirs")
+                await theirs.flush()
+            async with ours:
+                assert await ours.read() == b"from theirs"
+                await ours.write(b", from ours")
+        assert (tmp_path / "file").read_bytes() == b"from theirs, from ours"
+
+    anyio.run(main)
+
+
+def test_installing_in_threads_while_files_are_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    async def use() -> None:
+        while not stop.is_set():
+            async with await anyio.open_file(tmp_path / "file", "rb") as file:
+                assert await file.read() == b"content"
+            assert (await anyio.Path(tmp_path / "file").stat()).st_size == 7
+            assert [path.name async for path in anyio.Path(tmp_path).iterdir()] == ["file"]
+
+    def work(function: Any, *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+            stop.set()
+
+    installations: list[None] = []
+
+    def swap_often(number: int) -> None:
+        for count in range(2500):
+            with install(anyio=count % 3 != 0, trio=count % 2 == 0, strict=True):
+                installations.append(None)
+
+    users = [threading.Thread(target=work, args=(anyio.run, use)) for _ in range(2)]
+    swappers = [threading.Thread(target=work, args=(swap_often, n)) for n in range(4)]
+    for thread in users + swappers:
+        thread.start()
+    for thread in swappers:
+        thread.join()
+    stop.set()
+    for thread in users:
+        thread.join()
+    assert errors == []
+    assert len(installations) == 10_000
+
+
+# -- what is served -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    with install(trio=True, strict=True):
+        yield
+
+
+@pytest.mark.anyio
+async def test_open_file(tiers: Tiers, installed: None, tmp_path: Path) -> None:
+    async with await imported_early(tmp_path / "file", "w", encoding="utf-8") as file:
+        assert isinstance(file, anyio_uring.AsyncFile)
+        assert isinstance(file, anyio.AsyncFile)
+        await file.write("some text\n")
+    async with await anyio.open_file(tmp_path / "file", "rb") as binary:
+        assert await binary.read() == b"some text\n"
+        assert binary.name == str(tmp_path / "file")
+    counts = statistics()
+    assert counts.now + counts.ring + counts.thread > 0
+
+
+class Derived(anyio.Path):
+    """A user's."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [anyio.Path, Derived])
+async def test_paths(tiers: Tiers, tmp_path: Path, kind: type[anyio.Path]) -> None:
+    path = kind(tmp_path) / "file"  # made before
+    with install():
+        assert await path.write_text("text", encoding="utf-8") == 4
+        assert await path.read_bytes() == b"text"
+        assert (await path.stat()).st_size == 4
+        assert await path.exists()
+        async with await path.open("ab") as file:
+            assert isinstance(file, anyio_uring.AsyncFile)
+            await file.write(b" and more")
+        moved = await path.rename(tmp_path / "other")
+        assert type(moved) is kind
+        found = [entry async for entry in kind(tmp_path).iterdir()]
+        assert (found, [type(entry) for entry in found]) == ([moved], [kind])
+        assert [entry async for entry in kind(tmp_path).glob("o*")] == [moved]
+        with pytest.raises(FileNotFoundError) as caught:
+            await path.unlink()
+        assert caught.value.filename == str(path)
+        counts = statistics()
+        assert counts.now + counts.ring + counts.thread > 0
+    assert await moved.read_text(encoding="utf-8") == "text and more"
+
+
+@pytest.mark.anyio
+async def test_listing_is_closed_early(tiers: Tiers, installed: None, tmp_path: Path) -> None:
+    for number in range(100):
+        (tmp_path / str(number)).touch()
+    entries = anyio.Path(tmp_path).iterdir()
+    await anext(entries)
+    await entries.aclose()  # type: ignore[attr-defined]
+    assert [entry async for entry in entries] == []
+
+
+@pytest.mark.anyio
+async def test_temporary_files(tiers: Tiers, installed: None) -> None:
+    async with TemporaryFile() as nameless:
+        assert isinstance(nameless, anyio_uring.AsyncFile)
+        await nameless.write(b"data")
+    async with NamedTemporaryFile("w+", encoding="utf-8", suffix=".txt") as named:
+        assert isinstance(named, anyio_uring.AsyncFile)
+        assert str(named.name).endswith(".txt")
+        assert os.path.exists(named.name)
+        await named.write("data")
+    assert not os.path.exists(named.name)
+    async with TemporaryDirectory() as directory:
+        assert os.path.isdir(directory)
+    assert not os.path.exists(directory)
+    handle, path = await anyio.mkstemp()
+    os.close(handle)
+    os.unlink(path)
+    os.rmdir(await anyio.mkdtemp())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["w+b", "w+"])
+async def test_spooled_file_that_moves(tiers: Tiers, installed: None, mode: Any) -> None:
+    some = b"some" if "b" in mode else "some"
+    async with SpooledTemporaryFile[Any](max_size=10, mode=mode) as file:
+        await file.write(some)
+        assert type(file) is SpooledTemporaryFile
+        await file.write(some * 3)
+        assert isinstance(file, anyio_uring.SpooledTemporaryFile)
+        await file.seek(0)
+        assert await file.read() == some * 4
+
+
+@pytest.mark.anyio
+async def test_streams(tiers: Tiers, installed: None, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    async with await FileWriteStream.from_path(path) as writer:
+        assert isinstance(writer, anyio_uring.FileWriteStream)
+        await writer.send(b"some ")
+    async with await FileWriteStream.from_path(path, append=True) as writer:
+        await writer.send(b"data")
+    async with await FileReadStream.from_path(path) as reader:
+        assert isinstance(reader, anyio_uring.FileReadStream)
+        assert await reader.receive() == b"some data"
+
+
+@pytest.mark.anyio
+async def test_subclasses_of_streams_and_spooled_files_get_what_they_expect(
+    tiers: Tiers, installed: None, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+
+    class Reader(FileReadStream):
+        def peek(self) -> bytes:
+            return self._file.peek(3)[:3]  # type: ignore[attr-defined,no-any-return]
+
+    class Spooled(SpooledTemporaryFile[bytes]):
+        pass
+
+    async with await Reader.from_path(tmp_path / "file") as reader:
+        assert type(reader) is Reader
+        assert reader.peek() == b"con"
+    async with Spooled(max_size=1) as spooled:
+        await spooled.write(b"data")
+        assert type(spooled) is Spooled
+        await spooled.seek(0)
+        assert await spooled.read() == b"data"
+
+
+@pytest.mark.anyio
+async def test_what_was_entered_before_is_left_as_it_was(tiers: Tiers, tmp_path: Path) -> None:
+    theirs = [NamedTemporaryFile[bytes](), TemporaryFile[bytes](), TemporaryDirectory[str]()]
+    for item in theirs:
+        await item.__aenter__()  # type: ignore[attr-defined]
+    path = theirs[0]._async_file.name  # type: ignore[union-attr]
+    with install():
+        for item in theirs:
+            await item.__aexit__(None, None, None)  # type: ignore[attr-defined]
+        assert not os.path.exists(path)
+        ours = NamedTemporaryFile[bytes]()
+        path = (await ours.__aenter__()).name
+    await ours.__aexit__(None, None, None)
+    if sys.version_info >= (3, 12) or not COMPILED:
+        assert not os.path.exists(path)
+
+
+@pytest.mark.anyio
+@pytest.mark.hosts("trio")
+async def test_trio(tiers: Tiers, installed: None, tmp_path: Path) -> None:
+    path = trio.Path(tmp_path) / "file"
+    async with await trio.open_file(path, "w", encoding="utf-8") as file:
+        assert isinstance(file, anyio_uring.trio.TrioFile)
+        await file.write("text")
+    assert (await path.stat()).st_size == 4
+    async with await path.open("rb") as file:
+        assert isinstance(file, anyio_uring.trio.TrioFile)
+        assert await file.read() == b"text"
+    moved = await path.rename(tmp_path / "other")
+    assert type(moved) is type(path)
+    assert await moved.exists()
+
+
+# -- what cannot be served ------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unknown")
+@pytest.mark.parametrize("strict", [False, True])
+def test_function_that_is_not_as_expected(monkeypatch: pytest.MonkeyPatch, strict: bool) -> None:
+    async def open_file(file: Any, mode: str = "r", new: int = 1) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(anyio, "open_file", open_file)
+    before = snapshot()
+    reason = "anyio.open_file has a parameter new: 'int' = 1 that was not expected"
+    if strict:
+        with pytest.raises(InstallError, match=reason) as caught:
+            install(trio=True, strict=True)
+        assert caught.value.target == "anyio"
+        assert caught.value.version == _targets.version_of("anyio")
+        assert snapshot() == before
+    else:
+        with pytest.warns(RuntimeWarning, match=reason) as warned:
+            installation = install(trio=True)
+        assert warned[0].filename == __file__
+        assert installation.skipped == {"anyio": reason}
+        assert all(name.startswith("trio.") for name in installation.patched)
+        assert (
+            snapshot()[: len(_targets.swaps_of("anyio"))]
+            == before[: len(_targets.swaps_of("anyio"))]
+        )
+        assert served_by_name() == {"trio"}
+        installation.uninstall()
+
+
+def served_by_name() -> set[str]:
+    return {target for target, count in _install._wanted.items() if count}
+
+
+@pytest.mark.usefixtures("unknown")
+def test_function_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(anyio.TemporaryDirectory, "cleanup")
+    with pytest.warns(RuntimeWarning, match="is left as it is: something is missing: 'cleanup'"):
+        assert install().patched == ()
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("unknown")
+def test_function_that_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anyio.Path, "stat", len)
+    with pytest.warns(RuntimeWarning, match=r"anyio\.Path\.stat is no Python function"):
+        assert install().patched == ()
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("unknown")
+@pytest.mark.parametrize("target", TARGETS)
+def test_version_that_is_not_known(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.setattr(_targets, "version_of", lambda target: "99.0.1")
+    monkeypatch.setattr(_install, "version_of", lambda target: "99.0.1")
+    with pytest.warns(RuntimeWarning, match=f"{target} 99.0.1 is left as it is: "):
+        installation = install(anyio=target == "anyio", trio=target == "trio")
+    assert list(installation.skipped) == [target]
+
+
+def test_patch_of_somebody_else_on_top_is_left_alone() -> None:
+    def other(path: Any) -> str:
+        return "patched"
+
+    function: Any = vars(anyio.Path)["lstat"]
+    original = function.__code__
+    installation = install()
+    ours = function.__code__
+    function.__code__ = other.__code__
+    with pytest.warns(RuntimeWarning, match=r"anyio\.Path\.lstat has been patched by somebody"):
+        installation.uninstall()
+    assert function.__code__ is other.__code__
+    assert served() == set()
+    # He goes, and ours is undone with the next installation
+    function.__code__ = ours
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        install().uninstall()
+    assert function.__code__ is original
+
+
+# -- details --------------------------------------------------------------------------------------
+
+WARNS = """
+import anyio, trio, sys, anyio_uring
+async def main():
+    f = await anyio.open_file({path!r})  # here
+    await f.aclose()
+    path = anyio.Path({path!r})
+    await path.read_text()  # here
+    await path.write_text("x")  # here
+    f = await path.open()  # here
+    await f.aclose()
+    path = trio.Path({path!r})
+    f = await trio.open_file({path!r})  # here
+    await f.aclose()
+    await path.read_text()  # here
+    await path.write_text("x")  # here
+    f = await path.open()  # here
+    await f.aclose()
+with anyio_uring.install(trio=True, strict=True):
+    anyio.run(main, backend="trio")
+"""
+
+
+def test_missing_encoding_is_told_of_the_line_that_called(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    script = tmp_path / "script.py"
+    script.write_text(WARNS.format(path=str(tmp_path / "file")))
+    done = subprocess.run(
+        [sys.executable, "-X", "warn_default_encoding", "-W", "always", os.fspath(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = script.read_text().splitlines()
+    expected = [number for number, line in enumerate(lines, 1) if "# here" in line]
+    told = [
+        int(line.split(":")[1])
+        for line in done.stderr.splitlines()
+        if line.startswith(f"{script}:") and "EncodingWarning" in line
+    ]
+    assert told == expected, done.stderr
+
+
+def test_traceback_names_what_is_installed(tmp_path: Path) -> None:
+    import traceback
+
+    with install(), pytest.raises(FileNotFoundError) as caught:
+        anyio.run(anyio.open_file, tmp_path / "missing")
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert "<anyio_uring.install: open_file>" in [frame.filename for frame in frames]
+
+
+def test_representation() -> None:
+    with install() as installation:
+        assert repr(installation) == (
+            f"<Installation: {len(installation.patched)} functions, skipped: {{}}>"
+        )
