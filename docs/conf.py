@@ -1,7 +1,14 @@
 # The pages must build without a network, so other projects' names are not looked up.
 
 import tomllib
+from itertools import groupby
 from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from anyio_uring._targets import TARGETS, swaps_of
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
 
@@ -36,3 +43,22 @@ nitpick_ignore_regex = [
 # Only blocks marked as tests run; the examples in docstrings are programs of several lines.
 doctest_test_doctest_blocks = ""
 doctest_global_setup = "import anyio, anyio_uring"
+
+
+class Installed(SphinxDirective):
+    """The functions that `install` swaps, from the table that it uses."""
+
+    def run(self) -> list[nodes.Node]:
+        names = [swap.name for target in TARGETS for swap in swaps_of(target)]
+        listed = nodes.bullet_list()
+        for owner, group in groupby(names, lambda name: name.rpartition(".")[0]):
+            paragraph = nodes.paragraph("", f"{owner}: ")
+            for number, name in enumerate(group):
+                paragraph += nodes.Text(", " if number else "")
+                paragraph += nodes.literal("", name.rpartition(".")[2])
+            listed += nodes.list_item("", paragraph)
+        return [listed]
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("installed", Installed)

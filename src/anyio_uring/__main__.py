@@ -14,6 +14,7 @@ from . import __version__
 # when it is asked for, so that `doctor` starts where the others' needs are not met.
 COMMANDS = {
     "doctor": "say what serves files here, why, and what to do about what is missing",
+    "run": "run a program with AnyIO's files served by anyio_uring, without changing a line of it",
     "bench": "measure it on real files: io_uring, threads, AnyIO and synchronous Python",
 }
 

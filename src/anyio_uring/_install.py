@@ -19,11 +19,21 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+# Read by ``python -m anyio_uring run`` and the pytest plugin.
+VARIABLE = "ANYIO_URING_INSTALL"
+
+
 class InstallError(RuntimeError):
     """A target cannot be served; `install` raises this with ``strict=True``.
 
     :ivar target: ``"anyio"`` or ``"trio"``
     :ivar version: of the package that is there
+
+    >>> import anyio_uring
+    >>> try:
+    ...     anyio_uring.install(strict=True).uninstall()
+    ... except anyio_uring.InstallError as error:
+    ...     print(error.target, error.version)
     """
 
     def __init__(self, target: str, version: str, reason: str) -> None:
@@ -37,6 +47,11 @@ class Installation:
 
     :ivar patched: the functions that are served, as ``"anyio.Path.stat"``
     :ivar skipped: targets that are left as they were -> why
+
+    >>> import anyio_uring
+    >>> with anyio_uring.install() as installation:
+    ...     "anyio.open_file" in installation.patched
+    True
     """
 
     def __init__(self, served: list[str], skipped: dict[str, str]) -> None:
@@ -127,6 +142,22 @@ def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> 
             stacklevel=2,
         )
     return installation
+
+
+def targets_of(text: str) -> dict[str, bool]:
+    """The arguments of `install` from a text: ``1``, ``0``, or a list of targets.
+
+    :raises ValueError: it is something else
+    """
+    words = {"1": ["anyio"], "0": [], "": []}.get(text.strip())
+    if words is None:
+        words = [word.strip() for word in text.split(",")]
+    unknown = set(words) - set(TARGETS)
+    if unknown:
+        raise ValueError(
+            f"{VARIABLE} and --anyio-uring are 1, 0 or a list of 'anyio' and 'trio', not {text!r}"
+        )
+    return {target: target in words for target in TARGETS}
 
 
 def _serve(target: str) -> str | None:

@@ -22,7 +22,7 @@ LAYERS = {
     6: "_open _streams _temporary _spooled _whole _listing _path_jobs _path _batch _staged _atomic"
     " _chunks _copy _descent _remove _trees _writes",
     7: "__init__ __main__ _doctor _bench _bench_cases _bench_material _bench_report testing"
-    " trio _trio_path _targets _install",
+    " trio _trio_path _targets _install _run _pytest",
 }
 # The compiled core lies under all of them; the file layer and what is above it never see it.
 CORE = "_uring"

@@ -1,0 +1,53 @@
+"""A pytest plugin: ``pytest --anyio-uring`` runs the tests with `anyio_uring.install` in force."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ._install import VARIABLE, Installation, install, targets_of
+
+INSTALLATION = pytest.StashKey[Installation]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Define ``--anyio-uring``."""
+    parser.getgroup("anyio_uring").addoption(
+        "--anyio-uring",
+        metavar="TARGETS",
+        nargs="?",
+        const="1",
+        help="have AnyIO's files served by anyio_uring, or those of the targets: a list of 'anyio' "
+        f"and 'trio' (environment: {VARIABLE})",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Install, before the tests are imported."""
+    wanted = config.getoption("--anyio-uring")
+    try:
+        targets = targets_of(os.environ.get(VARIABLE, "0") if wanted is None else wanted)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    if any(targets.values()):
+        config.stash[INSTALLATION] = install(**targets)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave everything as it was."""
+    installation = config.stash.get(INSTALLATION, None)
+    if installation is not None:
+        installation.uninstall()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say that it is so, and what serves."""
+    installation = config.stash.get(INSTALLATION, None)
+    if installation is None:
+        return None
+    from ._info import driver_info
+
+    targets = sorted({name.partition(".")[0] for name in installation.patched}) or ["nothing"]
+    info = driver_info()
+    return f"anyio_uring: serves {', '.join(targets)}; driver {info.driver}: {info.reason}"
