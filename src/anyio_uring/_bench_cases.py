@@ -30,6 +30,7 @@ from ._bench_material import (
     Plan,
     drop,
     pread,
+    read_ahead_nothing,
     write_all,
 )
 from ._open import open_file
@@ -219,6 +220,7 @@ def _random_synchronous(case: Case, material: Material, gauge: Gauge) -> None:
     offset, data = 0, b""
     with open(material.large, "rb", buffering=0) as file:
         fd = file.fileno()
+        read_ahead_nothing(fd)
         # The order of one task for all of them: here there are no tasks
         offsets = iter(offsets_of(Case("", "", "random", cold=case.cold), material.plan)[0])
         while chunk := list(islice(offsets, CHECK_EVERY)):
@@ -319,6 +321,7 @@ async def measure(case: Case, api: Api, material: Material) -> Sample:
 async def _random(case: Case, api: Api, material: Material, gauge: Gauge) -> None:
     async with await api.open(material.large, "rb", buffering=0) as file:
         read = api.pread(file)
+        read_ahead_nothing(file.fileno())
 
         async def work(offsets: Iterable[int]) -> None:
             offset, data = 0, b""

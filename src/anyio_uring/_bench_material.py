@@ -183,6 +183,12 @@ def drop(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def read_ahead_nothing(fd: int) -> None:
+    """Have each read get its own pages only: those around them are others' cold reads."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+
+
 def cached_share(path: Path) -> float | None:
     """Which part of a file is in memory, from 0 to 1, by mincore(2); None if unknown."""
     if not sys.platform.startswith("linux"):

@@ -431,7 +431,7 @@ def test_version_that_is_not_known(monkeypatch: pytest.MonkeyPatch, target: str)
 
 
 def test_patch_of_somebody_else_on_top_is_left_alone() -> None:
-    def other(path: Any) -> str:
+    async def other(path: Any) -> str:
         return "patched"
 
     function: Any = vars(anyio.Path)["lstat"]
