@@ -226,13 +226,15 @@ cdef class Meter:
     cdef public object runtime  # whose meter this is; None once its loop has ended
     cdef bint foresees          # what the loop has to do next can be seen
     cdef int events             # readable when the loop has descriptors to serve; -1: none such
-    cdef int spared             # turns of the loop, since the last one
+    cdef int spared             # turns of the loop, since the last that the gate has waited for
+    cdef int64_t granted        # the allowance at its beginning,
+    cdef int64_t granted_at     # and when that was
     cdef double due             # Trio's next deadline when it was last looked at
     cdef public bint busy       # a task waits for its turn (the gate's line)
     cdef readonly int64_t left
     cdef int64_t budget         # between two turns of the loop
-    cdef int64_t budget_least   # of a task on its own: when others wait for the loop,
-    cdef int64_t budget_most    # and when certainly nobody does
+    cdef int64_t budget_least   # of a task on its own before the loop's next timer,
+    cdef int64_t budget_most    # and instead of a turn of a loop that has nothing to do
     cdef int64_t cost_fixed     # of one operation, in nanoseconds of the loop's time
     cdef int64_t cost_buffered  # of one that finds its data in a file's buffer
     cdef int cost_shift         # bytes >> shift: nanoseconds to copy them, at least
@@ -249,7 +251,7 @@ cdef class Meter:
         self.budget_least = 60_000
         self.budget_most = 400_000
         self.cost_fixed = 1_450
-        self.cost_buffered = 300
+        self.cost_buffered = 500    # more than it is: the task does something with each of them
         self.cost_shift = 4     # 16 bytes per nanosecond: fast memory, see `took`
         self.left = self.budget
         self.events = -1
@@ -299,22 +301,23 @@ cdef class Meter:
 
         :param spare: for a task on its own, seconds until the loop has something else to do
         """
-        cdef int64_t most = self.budget if self.events < 0 else self.budget_most
         self.spared = 0
-        if spare < 0:
-            self.left = self.budget
-        elif spare * 1e9 < most:
+        self.left = self.budget
+        if 0 <= spare * 1e9 < self.budget:
             self.left = max(<int64_t>(spare * 1e9), self.budget_least)
-        else:
-            self.left = most
+        self.granted = self.left
+        self.granted_at = au_now()
 
     cpdef double spare(self) except? -2.0:
-        """Seconds until the loop has something else to do; 0.0: at once; -1.0: nobody can tell."""
+        """Seconds until the loop has something else to do; 0.0: at once; -1.0: nobody can tell.
+
+        Once in a turn: on Trio it also tells what has become due since the last time.
+        """
         cdef double seconds = INFINITY
         if not self.foresees:
             return -1.0
         if self.kind == 1:
-            if self.loop._ready:
+            if self.loop._ready or self.loop._stopping:
                 return 0.0
             timers = self.loop._scheduled   # another list now and then
             if timers:
@@ -328,19 +331,34 @@ cdef class Meter:
             if passed or runner.runq:
                 return 0.0
             seconds = self.due - seconds
-        if seconds <= 0 or (self.events >= 0 and au_readable(self.events)):
+        if not seconds > 0 or (self.events >= 0 and au_readable(self.events)):
             return 0.0
         return seconds
 
     cdef bint spare_turn(self) except -1:
-        """Refill where a turn of the loop would find nothing to do; but not for ever."""
+        """Refill where a turn of the loop would find nothing to do.
+
+        Not for ever, and only for a task that does little else: what it does between its operations
+        takes nothing from the allowance, and there may be much of it.
+        """
         cdef double seconds
+        cdef int64_t now
         if self.events < 0 or self.busy or self.spared == _SPARED_MAX:
             return False
-        seconds = self.spare()
-        if seconds * 1e9 < self.budget_least:
+        now = au_now()
+        if now - self.granted_at > 4 * self.granted:
             return False
-        self.left = <int64_t>min(seconds * 1e9, <double>self.budget_most)
+        if type(self.current_task) is dict:
+            task = self.current_task.get(self.loop)
+        else:
+            task = self.current_task(self.loop)
+        if task is None or task.cancelling():
+            return False            # it has a turn to wait for
+        seconds = self.spare()
+        if not seconds * 1e9 >= self.budget_least:
+            return False
+        self.left = self.granted = <int64_t>min(seconds * 1e9, <double>self.budget_most)
+        self.granted_at = now
         self.spared += 1
         return True
 

@@ -52,8 +52,7 @@ class Gate:
 
         Who is ready by then goes first, as far as that can be seen: a timer or a peer is late by
         one allowance, not by one for each turn of the loop that it takes to wake a task.  Those
-        who wait in line get equal allowances.  A task on its own gets more while the loop has
-        nothing else to do, and less before the next timer.
+        who wait in line get equal allowances, a task on its own less before the loop's next timer.
         """
         meter, checkpoint = self.meter, self._host.checkpoint
         waited = await self._line.acquire(self._host)
@@ -66,7 +65,7 @@ class Gate:
                     break
                 await checkpoint()
                 spare = meter.spare()
-            if waited or self._line.crowded:
+            if waited or self._line.crowded or not spare:
                 meter.refill()
             else:
                 meter.refill(spare)

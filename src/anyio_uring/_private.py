@@ -61,12 +61,13 @@ SCOPE_MESSAGE = "Cancelled via cancel scope "
 
 def asyncio_events(loop: Any) -> int | None:
     """A descriptor that is readable when a loop of asyncio's own has others to serve: that of its
-    ``_selector``.  With ``_ready`` and ``_scheduled``, callbacks and a heap of timers, the meter
-    sees all that the loop has to do.  None (uvloop has none of them): it takes a turn to find out.
+    ``_selector``.  With ``_ready``, ``_scheduled`` and ``_stopping`` (callbacks, a heap of timers,
+    whether it was told to stop) the meter sees all that the loop has to do.  None (uvloop has none
+    of them): it takes a turn to find out.
     """
     if not isinstance(getattr(loop, "_ready", None), deque):
         return None
-    if not isinstance(getattr(loop, "_scheduled", None), list):
+    if not isinstance(getattr(loop, "_scheduled", None), list) or not hasattr(loop, "_stopping"):
         return None
     try:
         fd = loop._selector.fileno()

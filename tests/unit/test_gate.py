@@ -138,7 +138,7 @@ def test_those_who_are_ready_go_first_for_two_turns_more(host: FakeHost, ready: 
     turns = 1 + min(ready, 2)
     assert [step(task) for _ in range(turns)] == [TURN] * turns
     assert step(task) == "done"
-    assert gate.meter.refilled_for == (0.25 if ready < 3 else 0.0)
+    assert gate.meter.refilled_for == (0.25 if ready < 3 else UNKNOWN)
 
 
 def test_those_in_line_get_equal_allowances(host: FakeHost) -> None:

@@ -95,11 +95,14 @@ def test_what_a_loop_of_asyncio_has_to_do_can_be_seen() -> None:
     anyio.run(main, backend="asyncio")
 
 
-@pytest.mark.parametrize("missing", ["_ready", "_scheduled", "_selector", "_selector.fileno"])
+@pytest.mark.parametrize(
+    "missing", ["_ready", "_scheduled", "_stopping", "_selector", "_selector.fileno"]
+)
 def test_loop_of_another_shape_is_not_looked_at(missing: str) -> None:
     class Loop:
         _ready: ClassVar[deque[Any]] = deque()
         _scheduled: ClassVar[list[Any]] = []
+        _stopping = False
         _selector = selectors.DefaultSelector()
 
     with Loop._selector:
