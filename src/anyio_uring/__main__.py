@@ -11,7 +11,8 @@ from . import __version__
 
 # Command -> (one line for the list of commands).  Each is the module of the same name with an
 # underscore, which has `add_arguments(parser)` and `main(arguments) -> int`; it is imported only
-# when it is asked for, so that `doctor` starts where the others' needs are not met.
+# when it is asked for, so that `doctor` starts where the others' needs are not met.  `run` is not
+# argparse's affair.
 COMMANDS = {
     "doctor": "say what serves files here, why, and what to do about what is missing",
     "run": "run a program with AnyIO's files served by anyio_uring, without changing a line of it",
@@ -22,6 +23,10 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["run"]:  # whose words are another program's
+        from ._run import main as run
+
+        return run(words[1:])
     parser = argparse.ArgumentParser(
         prog="python -m anyio_uring",
         description="Asynchronous files on io_uring: find out how they are served, and how fast.",
@@ -36,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             description=f"{summary[0].upper()}{summary[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name in words:
+        if name in words and name != "run":
             import_module(f"{__package__}._{name}").add_arguments(command)
     arguments = parser.parse_args(words)
     code: int = import_module(f"{__package__}._{arguments.command}").main(arguments)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
 from ._swap import Swap
-from ._targets import TARGETS, swaps_of, version_obstacle, version_of
+from ._targets import TARGETS, swaps_of, version_obstacle, version_of, wrapped_obstacle
 
 if TYPE_CHECKING:
     from typing import Self
@@ -65,12 +66,22 @@ class Installation:
         A second time nothing happens.  A function that somebody else has patched since stays as
         it is, with a RuntimeWarning: his patch may need ours.
         """
+        self._end(3)
+
+    def _end(self, stacklevel: int) -> None:
+        left: list[str] = []
         with _lock:
             served, self._served = self._served, []
             for target in served:
                 _wanted[target] -= 1
                 if not _wanted[target]:
-                    _restore(target)
+                    left += [swap.name for swap in _swapped[target] if not swap.undo()]
+        if left:
+            warnings.warn(
+                f"anyio_uring: somebody else has patched {', '.join(left)} since; left as it is",
+                RuntimeWarning,
+                stacklevel=stacklevel,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -81,16 +92,16 @@ class Installation:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.uninstall()
+        self._end(3)
 
     def __repr__(self) -> str:
         return f"<Installation: {len(self.patched)} functions, skipped: {dict(self.skipped)}>"
 
 
-_lock = threading.Lock()
-# How many installations want a target, and what was swapped for it.
+_lock = threading.RLock()  # a signal handler may come in between
+# How many installations want a target, and what is swapped for it, once it has been.
 _wanted = dict.fromkeys(TARGETS, 0)
-_swapped: dict[str, list[Swap]] = {}  # made once
+_swapped: dict[str, list[Swap]] = {}
 
 
 def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> Installation:
@@ -119,6 +130,8 @@ def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> 
     >>> anyio.run(main)
     False
     """
+    if trio:
+        import_module("trio")
     served: list[str] = []
     skipped: dict[str, str] = {}
     with _lock:
@@ -132,15 +145,18 @@ def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> 
             else:
                 skipped[target] = reason
         installation = Installation(served, skipped)
-    for target, reason in skipped.items():
-        if strict:
-            installation.uninstall()
-            raise InstallError(target, version_of(target), reason)
-        warnings.warn(
-            f"anyio_uring: {target} {version_of(target)} is left as it is: {reason}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    try:
+        for target, reason in skipped.items():
+            if strict:
+                raise InstallError(target, version_of(target), reason)
+            warnings.warn(
+                f"anyio_uring: {target} {version_of(target)} is left as it is: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    except BaseException:  # perhaps the warning
+        installation.uninstall()
+        raise
     return installation
 
 
@@ -155,36 +171,34 @@ def targets_of(text: str) -> dict[str, bool]:
     unknown = set(words) - set(TARGETS)
     if unknown:
         raise ValueError(
-            f"{VARIABLE} and --anyio-uring are 1, 0 or a list of 'anyio' and 'trio', not {text!r}"
+            f"{VARIABLE} and --anyio-uring-targets are 1, 0 or a list of 'anyio' and 'trio', "
+            f"not {text!r}"
         )
     return {target: target in words for target in TARGETS}
 
 
 def _serve(target: str) -> str | None:
     """Swap all functions of a target, or none; why none."""
-    if target not in _swapped:
+    try:
+        swaps = swaps_of(target)
+    except (AttributeError, ImportError, KeyError) as error:
+        return f"something is missing: {error}"
+    known = _swapped.get(target, [])
+    # (one that was replaced meanwhile, for a test perhaps, is looked at again)
+    if [swap.function for swap in known] != [swap.function for swap in swaps]:
         reason = version_obstacle(target)
         if reason is not None:
             return reason
-        try:
-            swaps = swaps_of(target)
-        except (AttributeError, KeyError) as error:
-            return f"something is missing: {error}"
         for swap in swaps:
-            reason = swap.obstacle()
+            reason = wrapped_obstacle(target, swap) or swap.obstacle()
             if reason is not None:
                 return reason
-        _swapped[target] = swaps
-    for swap in _swapped[target]:
-        swap.apply()
+        known = _swapped[target] = swaps
+    try:
+        for swap in known:
+            swap.apply()
+    except BaseException:
+        for swap in known:
+            swap.undo()
+        raise
     return None
-
-
-def _restore(target: str) -> None:
-    for swap in _swapped[target]:
-        if not swap.undo():
-            warnings.warn(
-                f"anyio_uring: {swap.name} has been patched by somebody else since; it stays",
-                RuntimeWarning,
-                stacklevel=3,
-            )

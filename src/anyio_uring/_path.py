@@ -80,7 +80,9 @@ class Path(anyio.Path):
 
     async def lstat(self) -> os.stat_result:
         """As :meth:`pathlib.Path.lstat`: of a symlink itself."""
-        return await self.stat(follow_symlinks=False)
+        text = str(self._path)
+        found = facts_at_once(text, False)
+        return found or await facts(text, False, self._limiter)
 
     async def exists(self, *, follow_symlinks: bool = True) -> bool:
         """As :meth:`pathlib.Path.exists`; `follow_symlinks` also where Python has it not yet."""
@@ -251,11 +253,15 @@ class Path(anyio.Path):
 
         :raises OSError: as rename(2), with both file names
         """
+        if isinstance(target, anyio.Path):
+            target = target._path
         await _path_jobs.rename(str(self._path), target, self._limiter)
         return type(self)(target, limiter=self._limiter)
 
     async def replace(self, target: str | pathlib.PurePath | anyio.Path) -> Self:
         """As :meth:`pathlib.Path.replace`; returns the new path."""
+        if isinstance(target, anyio.Path):
+            target = target._path
         await _path_jobs.replace(str(self._path), target, self._limiter)
         return type(self)(target, limiter=self._limiter)
 

@@ -13,19 +13,26 @@ INSTALLATION = pytest.StashKey[Installation]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Define ``--anyio-uring``."""
-    parser.getgroup("anyio_uring").addoption(
+    group = parser.getgroup("anyio_uring")
+    group.addoption(
         "--anyio-uring",
-        metavar="TARGETS",
-        nargs="?",
+        dest="anyio_uring",
+        action="store_const",
         const="1",
-        help="have AnyIO's files served by anyio_uring, or those of the targets: a list of 'anyio' "
-        f"and 'trio' (environment: {VARIABLE})",
+        help="have AnyIO's files served by anyio_uring",
+    )
+    group.addoption(
+        "--anyio-uring-targets",
+        dest="anyio_uring",
+        metavar="TARGETS",
+        help="the same for a list of 'anyio' and 'trio', 1 or 0 "
+        f"(environment, without an option: {VARIABLE})",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Install, before the tests are imported."""
-    wanted = config.getoption("--anyio-uring")
+    wanted = config.getoption("anyio_uring")
     try:
         targets = targets_of(os.environ.get(VARIABLE, "0") if wanted is None else wanted)
     except ValueError as error:

@@ -32,7 +32,6 @@ class Swap:
     """One function and its other body.
 
     :param name: what it is called in messages
-    :ivar applied: whether calls get here, perhaps through somebody else's body
     :param function: whose body is to be swapped
     :param implementation: what the other body calls, with the same arguments.  It may take more,
         optional ones, and of a coroutine function it is one, of an asynchronous generator function
@@ -45,8 +44,7 @@ class Swap:
         self.name = name
         self.function: Any = function
         self.implementation = implementation
-        self.applied = False
-        self._before: CodeType | None = None  # whose body `_code` stands for
+        self._before: CodeType | None = None
         self._code: CodeType | None = None
 
     def obstacle(self) -> str | None:
@@ -56,6 +54,9 @@ class Swap:
             return f"{self.name} is no Python function"
         if function.__code__.co_flags & _KINDS not in _CALLS:
             return f"{self.name} is a generator"
+        is_async = inspect.iscoroutinefunction(function)
+        if is_async != inspect.iscoroutinefunction(self.implementation):
+            return f"{self.name} is {'a' if is_async else 'no'} coroutine function"
         theirs = inspect.signature(function).parameters
         ours = inspect.signature(self.implementation).parameters
         for parameter in theirs.values():
@@ -69,20 +70,19 @@ class Swap:
         return None
 
     def apply(self) -> None:
-        """Swap, if that has not been done."""
-        if not self.applied:
-            before = self.function.__code__
-            if before is not self._before:
-                self._before, self._code = before, _body(self.function, self.implementation)
-            self.function.__code__ = self._code
-            self.applied = True
+        """Put the other body on top of whatever there is; once is enough."""
+        before = self.function.__code__
+        if before is self._code:
+            return
+        if before is not self._before:
+            self._before, self._code = before, _body(self.function, self.implementation)
+        self.function.__code__ = self._code
 
     def undo(self) -> bool:
-        """Put the old body back; False, and nothing done, if somebody else has put one on top."""
-        if self.applied and self.function.__code__ is self._code:
+        """Put back what was there; False, and nothing done, if somebody else's is on top."""
+        if self.function.__code__ is self._code:
             self.function.__code__ = self._before
-            self.applied = False
-        return not self.applied
+        return self.function.__code__ is self._before
 
 
 def _shape(parameter: inspect.Parameter | None) -> object:

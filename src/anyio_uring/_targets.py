@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ._swap import Swap, copy_of
 
-# The versions whose functions are known.
-TARGETS = {"anyio": (4, 5), "trio": (0, 1)}
+# The major versions whose functions are known.
+TARGETS = {"anyio": 4, "trio": 0}
 
 Pieces = Iterator[tuple[str, Callable[..., Any], Callable[..., Any]]]
 
 
 def version_of(target: str) -> str:
     """The version of the package that is installed."""
-    return version(target)
+    try:
+        return version(target)
+    except PackageNotFoundError:  # it was made a part of something else
+        return "of unknown version"
 
 
 def version_obstacle(target: str) -> str | None:
     """Why this version cannot be served; None if it can."""
-    first, last = TARGETS[target]
-    major = int(version_of(target).partition(".")[0])
-    if first <= major < last:
+    found = re.match(r"\d+", version_of(target))
+    if found is not None and int(found[0]) == TARGETS[target]:
         return None
-    return f"versions {first}.* are known" if last - first == 1 else f"up to {last}"
+    return f"only versions {TARGETS[target]}.* are known"
 
 
 def swaps_of(target: str) -> list[Swap]:
@@ -37,6 +40,14 @@ def swaps_of(target: str) -> list[Swap]:
     """
     pieces = {"anyio": _of_anyio, "trio": _of_trio}[target]
     return [Swap(*piece) for piece in pieces()]
+
+
+def wrapped_obstacle(target: str, swap: Swap) -> str | None:
+    """Whether the name leads to somebody else's function by now, whose body is his."""
+    module = getattr(swap.function, "__globals__", {}).get("__name__", target)
+    if module.partition(".")[0] == target:
+        return None
+    return f"{swap.name} has been replaced by a function of {module}"
 
 
 # -- AnyIO ----------------------------------------------------------------------------------------
@@ -95,7 +106,7 @@ def _of_anyio() -> Pieces:
 
     async def leave_named(self: Any, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         served = vars(self).pop("_anyio_uring", None)
-        if served is None:  # it was entered before
+        if served is None or served._async_file is not self._async_file:  # entered without us
             await leave(self, exc_type, exc_value, traceback)
         else:
             await served.__aexit__(exc_type, exc_value, traceback)

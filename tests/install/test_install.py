@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import os
@@ -10,7 +11,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import anyio
@@ -24,7 +27,6 @@ from tests.conftest import Tiers
 import anyio_uring
 import anyio_uring.trio
 from anyio_uring import InstallError, _install, _targets, install, statistics
-from anyio_uring._handle import COMPILED
 
 TARGETS = ["anyio", "trio"]
 CLASSES: list[Any] = [
@@ -257,6 +259,18 @@ async def test_paths(tiers: Tiers, tmp_path: Path, kind: type[anyio.Path]) -> No
 
 
 @pytest.mark.anyio
+async def test_subclass_may_ask_its_other_methods(
+    tiers: Tiers, installed: None, tmp_path: Path
+) -> None:
+    class Links(anyio.Path):
+        async def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+            return await super().lstat()
+
+    (tmp_path / "link").symlink_to("nowhere")
+    assert (await Links(tmp_path / "link").stat()).st_size == len("nowhere")
+
+
+@pytest.mark.anyio
 async def test_listing_is_closed_early(tiers: Tiers, installed: None, tmp_path: Path) -> None:
     for number in range(100):
         (tmp_path / str(number)).touch()
@@ -348,8 +362,20 @@ async def test_what_was_entered_before_is_left_as_it_was(tiers: Tiers, tmp_path:
         ours = NamedTemporaryFile[bytes]()
         path = (await ours.__aenter__()).name
     await ours.__aexit__(None, None, None)
-    if sys.version_info >= (3, 12) or not COMPILED:
-        assert not os.path.exists(path)
+    assert os.path.exists(path) == (ours._async_file._remove is not None)  # type: ignore[attr-defined]
+
+
+@pytest.mark.anyio
+async def test_named_file_entered_again_without_us(tiers: Tiers, tmp_path: Path) -> None:
+    named = NamedTemporaryFile[bytes](dir=os.fspath(tmp_path))
+    with install():
+        await named.__aenter__()
+    await named.__aexit__(None, None, None)
+    theirs = await named.__aenter__()
+    with install():
+        await named.__aexit__(None, None, None)
+    assert theirs.wrapped.closed
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.anyio
@@ -377,9 +403,11 @@ def test_function_that_is_not_as_expected(monkeypatch: pytest.MonkeyPatch, stric
     async def open_file(file: Any, mode: str = "r", new: int = 1) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(anyio, "open_file", open_file)
+    theirs = FunctionType(open_file.__code__, vars(sys.modules[imported_early.__module__]))
+    theirs.__defaults__ = open_file.__defaults__
+    monkeypatch.setattr(anyio, "open_file", theirs)
     before = snapshot()
-    reason = "anyio.open_file has a parameter new: 'int' = 1 that was not expected"
+    reason = "anyio.open_file has a parameter new=1 that was not expected"
     if strict:
         with pytest.raises(InstallError, match=reason) as caught:
             install(trio=True, strict=True)
@@ -413,6 +441,25 @@ def test_function_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unknown")
+def test_function_that_was_wrapped_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    @functools.wraps(anyio.open_file)
+    async def audited(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError
+
+    reason = f"anyio.open_file has been replaced by a function of {__name__}"
+    with monkeypatch.context() as patch:
+        patch.setattr(anyio, "open_file", audited)
+        with pytest.warns(RuntimeWarning, match=reason):
+            install()
+    with install(strict=True):
+        assert served() == {"anyio"}
+    with monkeypatch.context() as patch:  # it is known by now
+        patch.setattr(anyio, "open_file", audited)
+        with pytest.warns(RuntimeWarning, match=reason):
+            install()
+
+
+@pytest.mark.usefixtures("unknown")
 def test_function_that_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anyio.Path, "stat", len)
     with pytest.warns(RuntimeWarning, match=r"anyio\.Path\.stat is no Python function"):
@@ -422,12 +469,50 @@ def test_function_that_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unknown")
 @pytest.mark.parametrize("target", TARGETS)
-def test_version_that_is_not_known(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
-    monkeypatch.setattr(_targets, "version_of", lambda target: "99.0.1")
-    monkeypatch.setattr(_install, "version_of", lambda target: "99.0.1")
-    with pytest.warns(RuntimeWarning, match=f"{target} 99.0.1 is left as it is: "):
+@pytest.mark.parametrize("version", ["99.0.1", "99rc1", "dev", None])
+def test_version_that_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, target: str, version: str | None
+) -> None:
+    def version_of(package: str) -> str:
+        if version is None:
+            raise PackageNotFoundError(package)
+        return version
+
+    monkeypatch.setattr(_targets, "version", version_of)
+    with pytest.warns(RuntimeWarning, match=f"{target} {version or 'of unknown'}.* is left as it"):
         installation = install(anyio=target == "anyio", trio=target == "trio")
     assert list(installation.skipped) == [target]
+
+
+@pytest.mark.usefixtures("unknown")
+def test_version_before_its_release_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_targets, "version", lambda target: "4rc1")
+    with install(strict=True):
+        assert served() == {"anyio"}
+
+
+@pytest.mark.usefixtures("unknown")
+def test_warnings_that_are_errors_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_targets, "TARGETS", {"anyio": 4, "trio": 99})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match=r"trio .* is left as it is"):
+            install(trio=True)
+        assert served() == set()
+        function: Any = vars(anyio.Path)["lstat"]
+        original = function.__code__
+        installation = install()
+        function.__code__ = original.replace(co_name="other")
+        with pytest.raises(RuntimeWarning, match="somebody else"):
+            installation.uninstall()
+        function.__code__ = original
+        assert served() == set()
+
+
+def test_trio_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio", None)
+    with pytest.raises(ImportError, match="trio"):
+        install(trio=True)
 
 
 def test_patch_of_somebody_else_on_top_is_left_alone() -> None:
@@ -439,8 +524,10 @@ def test_patch_of_somebody_else_on_top_is_left_alone() -> None:
     installation = install()
     ours = function.__code__
     function.__code__ = other.__code__
-    with pytest.warns(RuntimeWarning, match=r"anyio\.Path\.lstat has been patched by somebody"):
+    message = r"somebody else has patched anyio\.Path\.lstat since"
+    with pytest.warns(RuntimeWarning, match=message) as warned:
         installation.uninstall()
+    assert warned[0].filename == __file__
     assert function.__code__ is other.__code__
     assert served() == set()
     # He goes, and ours is undone with the next installation

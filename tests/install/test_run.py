@@ -94,8 +94,14 @@ def test_environment_says_what_is_served(
     [
         ([], None, "run: say what: a script, or -m and a module\n"),
         (["-m"], None, "run: say what: a script, or -m and a module\n"),
-        (["missing.py"], None, "run: can't open file 'missing.py'\n"),
-        (["x.py"], "curio", "run: ANYIO_URING_INSTALL and --anyio-uring are 1, 0 or a list of"),
+        (["--"], None, "run: say what: a script, or -m and a module\n"),
+        (["--trio", "x.py"], None, "run: unknown option --trio; its own options come behind"),
+        (["missing.py"], None, "run: can't open file 'missing.py': No such file or directory\n"),
+        (
+            ["x.py"],
+            "curio",
+            "run: ANYIO_URING_INSTALL and --anyio-uring-targets are 1, 0 or a list",
+        ),
     ],
 )
 def test_wrong_usage(
@@ -104,6 +110,81 @@ def test_wrong_usage(
     done = run(*arguments, cwd=tmp_path, install=install)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
+
+
+def test_module_that_is_missing(tmp_path: Path) -> None:
+    for name in "missing", "missing.too":
+        done = run("-m", name, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (1, f"run: No module named {name}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "argv"),
+    [
+        (["-mprogram", "a", "--", "b"], ["a", "--", "b"]),
+        (["-m", "program", "--", "b"], ["--", "b"]),
+        (["--", "program.py", "bench"], ["bench"]),
+        (["program.py", "--", "-m", "x"], ["--", "-m", "x"]),
+        (["FOLDER", "x"], ["x"]),
+        (["-", "x"], ["x"]),
+    ],
+)
+def test_words_are_those_that_python_gives(script: Path, words: list[str], argv: list[str]) -> None:
+    (script.parent / "__main__.py").write_text(script.read_text())
+    words = [str(script.parent) if word == "FOLDER" else word for word in words]
+    ours, pythons = (
+        subprocess.run(
+            command, cwd=script.parent, input=script.read_text(), capture_output=True, text=True
+        )
+        for command in ([*RUN, *words], [sys.executable, *words])
+    )
+    assert ours.stdout.startswith("anyio_uring ")
+    assert ours.stdout.replace("anyio_uring", "anyio") == pythons.stdout
+    assert ours.stdout.endswith(f" {' '.join(argv)}\n")
+    assert ours.returncode == pythons.returncode == 7
+
+
+ABOUT = """
+    import atexit, multiprocessing, os, sys, threading, anyio, sibling
+    from anyio import open_file
+
+    async def kind():
+        async with await open_file(os.devnull) as file:
+            return type(file).__module__.partition(".")[0]
+
+    def late():
+        print("late", anyio.run(kind))
+
+    def square(number):
+        return number**2
+
+    if __name__ == "__main__":
+        print(__file__, __name__, __spec__, sys.path[0])
+        atexit.register(late)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            print(pool.map(square, [3]))
+        threading.Thread(target=lambda: threading.main_thread().join() or late()).start()
+"""
+
+
+def test_program_finds_itself_as_with_python(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "about.py").write_text(textwrap.dedent(ABOUT))
+    (real / "sibling.py").touch()
+    (tmp_path / "link.py").symlink_to("real/about.py")
+    ours, pythons = (
+        subprocess.run([*command, "link.py"], cwd=tmp_path, capture_output=True, text=True)
+        for command in (RUN, [sys.executable])
+    )
+    assert ours.stderr == pythons.stderr == ""
+    assert ours.stdout.count("late anyio_uring\n") == 2
+    assert ours.stdout.replace("anyio_uring", "anyio") == pythons.stdout
+
+
+def test_help() -> None:
+    done = subprocess.run([*RUN, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: python -m anyio_uring run (SCRIPT | -m MODULE | -)")
 
 
 def test_error_of_the_program_is_its_own(tmp_path: Path) -> None:
@@ -141,11 +222,12 @@ TESTS = """
     [
         ([], None, 1),
         (["--anyio-uring"], None, 0),
-        (["--anyio-uring=anyio,trio"], None, 0),
-        (["--anyio-uring=trio"], None, 1),
-        (["--anyio-uring=0"], "1", 1),
+        (["--anyio-uring", "test_it.py"], None, 0),
+        (["--anyio-uring-targets=anyio,trio"], None, 0),
+        (["--anyio-uring-targets", "trio"], None, 1),
+        (["--anyio-uring-targets=0"], "1", 1),
         ([], "1", 0),
-        (["--anyio-uring=curio"], None, 4),
+        (["--anyio-uring-targets=curio"], None, 4),
     ],
 )
 def test_plugin(tmp_path: Path, option: list[str], install: str | None, code: int) -> None:
@@ -163,4 +245,4 @@ def test_plugin(tmp_path: Path, option: list[str], install: str | None, code: in
     )
     assert done.returncode == code, done.stdout + done.stderr
     header = "anyio_uring: serves "
-    assert (header in done.stdout) == (code == 0 or option == ["--anyio-uring=trio"])
+    assert (header in done.stdout) == (code == 0 or "trio" in option)

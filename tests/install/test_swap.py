@@ -208,11 +208,23 @@ def test_body_on_top_of_ours_is_left_alone() -> None:
     Functions.plain.__code__ = patched.__code__
     assert not swap.undo()
     assert Functions.plain(1) == "patched 1"
-    swap.apply()  # it still has ours below it
-    assert Functions.plain(1) == "patched 1"
-    Functions.plain.__code__ = ours
+    swap.apply()  # on top
+    assert Functions.plain(1) == "new(1, 2)"
     assert swap.undo()
-    assert Functions.plain.__code__ is original
+    assert Functions.plain(1) == "patched 1"
+    assert Functions.plain.__code__ is not ours
+    Functions.plain.__code__ = original
+
+
+def test_body_that_somebody_has_put_back_is_no_concern() -> None:
+    original = Functions.plain.__code__
+    swap = Swap("plain", Functions.plain, Functions.plain_new)
+    for _ in range(2):
+        swap.apply()
+        assert Functions.plain(1) == "new(1, 2)"
+        Functions.plain.__code__ = original
+        assert swap.undo()
+        assert Functions.plain(1) == "old(1, 2)"
 
 
 def other_name(a: int, c: int = 2) -> None: ...
@@ -242,6 +254,13 @@ def generator(a: int, b: int = 2) -> Any:
 )
 def test_function_of_another_shape_is_an_obstacle(function: Any, message: str | None) -> None:
     assert Swap("function", function, Functions.plain_new).obstacle() == message
+
+
+def test_function_of_another_kind_is_an_obstacle() -> None:
+    swap = Swap("function", Functions.plain, Functions.keywords)
+    assert swap.obstacle() == "function is no coroutine function"
+    swap = Swap("function", Functions.keywords, Functions.plain)
+    assert swap.obstacle() == "function is a coroutine function"
 
 
 def test_parameter_that_ours_needs_is_an_obstacle() -> None:

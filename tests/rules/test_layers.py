@@ -42,6 +42,7 @@ LOOPS = {
         "_private": "functions",
         "_bench": "functions",
         "_targets": "functions",
+        "_install": "functions",
         "trio": "anywhere",
         "_trio_path": "anywhere",
     },
