@@ -110,7 +110,7 @@ async def test_shares_are_equal_and_turns_bounded(
     file: AsyncFile[bytes], tasks: int, anyio_backend_name: str
 ) -> None:
     burst = in_a_turn()
-    readers = Readers(file, tasks * burst * 9 // 2)
+    readers = Readers(file, tasks * burst * 5 // 2)
     await readers.run(tasks)
     del readers.turns[readers.turn]  # when all was read, nobody counted turns any more
     shares = Counter(readers.log)
