@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             description=f"{summary[0].upper()}{summary[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name in words and name != "run":
+        if words[:1] == [name]:
             import_module(f"{__package__}._{name}").add_arguments(command)
     arguments = parser.parse_args(words)
     code: int = import_module(f"{__package__}._{arguments.command}").main(arguments)

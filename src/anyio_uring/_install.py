@@ -55,10 +55,20 @@ class Installation:
     True
     """
 
-    def __init__(self, served: list[str], skipped: dict[str, str]) -> None:
-        self._served = served
-        self.patched = tuple(swap.name for target in served for swap in _swapped[target])
-        self.skipped: Mapping[str, str] = MappingProxyType(skipped)
+    patched: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self) -> None:
+        self._served: list[str] = []
+
+    def _add(self, target: str) -> None:
+        reason = None if _wanted[target] else _serve(target)
+        if reason is None:
+            _wanted[target] += 1
+            self._served.append(target)
+            self.patched += tuple(swap.name for swap in _swapped[target])
+        else:
+            self.skipped = MappingProxyType({**self.skipped, target: reason})
 
     def uninstall(self) -> None:
         """End it.  What no other installation wants is as it was before; files that are open go on.
@@ -132,21 +142,13 @@ def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> 
     """
     if trio:
         import_module("trio")
-    served: list[str] = []
-    skipped: dict[str, str] = {}
-    with _lock:
-        for target, wanted in (("anyio", anyio), ("trio", trio)):
-            if not wanted:
-                continue
-            reason = None if _wanted[target] else _serve(target)
-            if reason is None:
-                _wanted[target] += 1
-                served.append(target)
-            else:
-                skipped[target] = reason
-        installation = Installation(served, skipped)
+    installation = Installation()
     try:
-        for target, reason in skipped.items():
+        with _lock:
+            for target, wanted in (("anyio", anyio), ("trio", trio)):
+                if wanted:
+                    installation._add(target)
+        for target, reason in installation.skipped.items():
             if strict:
                 raise InstallError(target, version_of(target), reason)
             warnings.warn(
@@ -154,7 +156,7 @@ def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> 
                 RuntimeWarning,
                 stacklevel=2,
             )
-    except BaseException:  # perhaps the warning
+    except BaseException:  # perhaps the warning, or an interrupt
         installation.uninstall()
         raise
     return installation

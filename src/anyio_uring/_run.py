@@ -93,11 +93,10 @@ def _run_script(name: str, targets: dict[str, bool]) -> int:
             code, file, folder = loader.get_code("__main__"), None, path
     except OSError as error:
         return _complain(f"can't open file {name!r}: {error.strerror}")
-    if not sys.flags.safe_path or spec is not None:
-        if sys.flags.safe_path:
-            sys.path.insert(0, folder)
-        else:
-            sys.path[0] = folder
+    if not sys.flags.safe_path:
+        sys.path[0] = folder
+    elif spec is not None:
+        sys.path.insert(0, folder)
     install(**targets)
     module = ModuleType("__main__") if spec is None else module_from_spec(spec)
     if file is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
 from collections.abc import Callable, Iterator
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -69,39 +71,16 @@ def _of_anyio() -> Pieces:
         mkstemp,
     )
 
-    async def open_there(
-        file: Any,
-        mode: str = "r",
-        buffering: int = -1,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-        closefd: bool = True,
-        opener: Any = None,
-        *,
-        limiter: Any = None,
-    ) -> Any:
-        return await open_file(
-            file,
-            mode,
-            buffering,
-            _encoding_for_callers(mode, encoding),
-            errors,
-            newline,
-            closefd,
-            opener,
-            limiter=limiter,
-        )
-
-    yield "anyio.open_file", anyio.open_file, open_there
+    yield "anyio.open_file", anyio.open_file, _telling(open_file)
     yield from _path_methods("anyio.Path", anyio.Path, Path)
 
     yield from _methods("anyio.TemporaryFile", anyio.TemporaryFile, TemporaryFile, "__aenter__")
     leave = copy_of(vars(anyio.NamedTemporaryFile)["__aexit__"])
 
     async def enter_named(self: Any) -> Any:
-        served = self._anyio_uring = NamedTemporaryFile(**self._params)
+        served = NamedTemporaryFile(**self._params)
         self._async_file = await served.__aenter__()
+        self._anyio_uring = served
         return self._async_file
 
     async def leave_named(self: Any, exc_type: Any, exc_value: Any, traceback: Any) -> None:
@@ -164,22 +143,7 @@ def _of_trio() -> Pieces:
 
     from . import trio as ours
 
-    async def open_there(
-        file: Any,
-        mode: str = "r",
-        buffering: int = -1,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-        closefd: bool = True,
-        opener: Any = None,
-    ) -> Any:
-        encoding = _encoding_for_callers(mode, encoding)
-        return await ours.open_file(
-            file, mode, buffering, encoding, errors, newline, closefd, opener
-        )
-
-    yield "trio.open_file", trio.open_file, open_there
+    yield "trio.open_file", trio.open_file, _telling(ours.open_file)
     yield from _path_methods("trio.Path", trio.Path, ours.Path)
 
 
@@ -193,60 +157,28 @@ def _methods(title: str, theirs: type, ours: type, *names: str) -> Pieces:
 
 def _path_methods(title: str, theirs: type, ours: type) -> Pieces:
     """The methods that our class has and theirs too (it depends on the version of Python)."""
-    encode = {
-        "open": _path_open(ours),
-        "read_text": _path_read_text(ours),
-        "write_text": _path_write_text(ours),
-    }
     for name, method in vars(ours).items():
         if name in vars(theirs) and not name.startswith("__"):
-            yield f"{title}.{name}", vars(theirs)[name], encode.get(name, method)
+            takes_encoding = name in ("open", "read_text", "write_text")
+            serving = _telling(method) if takes_encoding else method
+            yield f"{title}.{name}", vars(theirs)[name], serving
 
 
-def _encoding_for_callers(mode: object, encoding: str | None) -> str | None:
-    """Warn of a missing encoding in the line that called AnyIO's or Trio's function."""
-    if isinstance(mode, str) and "b" in mode:
-        return encoding
-    return io.text_encoding(encoding, 4)
+def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but a missing encoding is told of the line that called AnyIO or Trio."""
+    names = list(inspect.signature(function).parameters)
+    place = names.index("encoding")
+    mode_place = names.index("mode") if "mode" in names else len(names)
 
+    @wraps(function)
+    async def telling(*arguments: Any, **options: Any) -> Any:
+        mode = arguments[mode_place] if len(arguments) > mode_place else options.get("mode")
+        if not isinstance(mode, str) or "b" not in mode:
+            if len(arguments) > place:
+                encoding = io.text_encoding(arguments[place], 3)
+                arguments = (*arguments[:place], encoding, *arguments[place + 1 :])
+            else:
+                options["encoding"] = io.text_encoding(options.get("encoding"), 3)
+        return await function(*arguments, **options)
 
-def _path_open(ours: Any) -> Callable[..., Any]:
-    async def open_there(
-        self: Any,
-        mode: str = "r",
-        buffering: int = -1,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-    ) -> Any:
-        encoding = _encoding_for_callers(mode, encoding)
-        return await ours.open(self, mode, buffering, encoding, errors, newline)
-
-    return open_there
-
-
-def _path_read_text(ours: Any) -> Callable[..., Any]:
-    async def read_text(
-        self: Any,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-    ) -> Any:
-        encoding = _encoding_for_callers(None, encoding)
-        return await ours.read_text(self, encoding, errors, newline)
-
-    return read_text
-
-
-def _path_write_text(ours: Any) -> Callable[..., Any]:
-    async def write_text(
-        self: Any,
-        data: str,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-    ) -> Any:
-        encoding = _encoding_for_callers(None, encoding)
-        return await ours.write_text(self, data, encoding, errors, newline)
-
-    return write_text
+    return telling

@@ -379,6 +379,18 @@ async def test_named_file_entered_again_without_us(tiers: Tiers, tmp_path: Path)
 
 
 @pytest.mark.anyio
+async def test_named_file_that_could_not_be_entered_at_first(tiers: Tiers, tmp_path: Path) -> None:
+    named = NamedTemporaryFile[bytes](dir=os.fspath(tmp_path / "late"))
+    with install(), pytest.raises(FileNotFoundError):
+        await named.__aenter__()
+    (tmp_path / "late").mkdir()
+    theirs = await named.__aenter__()
+    with install():
+        await named.__aexit__(None, None, None)
+    assert theirs.wrapped.closed
+
+
+@pytest.mark.anyio
 @pytest.mark.hosts("trio")
 async def test_trio(tiers: Tiers, installed: None, tmp_path: Path) -> None:
     path = trio.Path(tmp_path) / "file"
@@ -507,6 +519,20 @@ def test_warnings_that_are_errors_leave_nothing_behind(monkeypatch: pytest.Monke
             installation.uninstall()
         function.__code__ = original
         assert served() == set()
+
+
+def test_interrupt_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = _install._serve
+
+    def interrupted(target: str) -> str | None:
+        if target == "trio":
+            raise KeyboardInterrupt
+        return serve(target)
+
+    monkeypatch.setattr(_install, "_serve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        install(trio=True)
+    assert served() == set()
 
 
 def test_trio_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
