@@ -83,8 +83,8 @@ cdef extern from "Python.h":
     void PyType_Modified(PyTypeObject *)
 
 cdef extern from "errno.h" nogil:
-    const int EACCES, EAGAIN, EBADR, EBUSY, ECANCELED, EINTR, EINVAL, EISDIR, ELOOP, ENAMETOOLONG
-    const int ENOENT, ENOMEM, ENOSYS, ENOTDIR, EOPNOTSUPP, EROFS, ETIME, ETXTBSY
+    const int EACCES, EAGAIN, EALREADY, EBADR, EBUSY, ECANCELED, EINTR, EINVAL, EISDIR, ELOOP
+    const int ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, ENOTDIR, EOPNOTSUPP, EROFS, ETIME, ETXTBSY
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **memptr, size_t alignment, size_t size)
@@ -149,6 +149,10 @@ cdef enum:
     _REAP_RUN = 64
     # Turns of a loop with nothing to do that are spared one after the other
     _SPARED_MAX = 5
+    # Trio's tasks, or uvloop's timers, that are looked through
+    _SEEN_MAX = 64
+    # An operation whose worker did not notice that it is cancelled is asked again no sooner.
+    _DEAF_NS = 10_000_000
     # Rounds of "more work has come meanwhile" in one wake-up before the loop gets its turn.
     _ROUNDS_MAX = 8
     # Below this many entries an enter is too short to be worth giving up the GIL.
@@ -225,7 +229,9 @@ cdef class Meter:
     cdef dict trio_locals       # Trio's variables of this thread: "task", "runner"
     cdef public object runtime  # whose meter this is; None once its loop has ended
     cdef bint foresees          # what the loop has to do next can be seen
-    cdef int events             # readable when the loop has descriptors to serve; -1: none such
+    cdef int events             # readable when the loop has descriptors to serve; -1: unknown
+    cdef object ready           # uvloop's callbacks
+    cdef object timers          # and timers
     cdef int spared             # turns of the loop, since the last that the gate has waited for
     cdef int64_t granted        # the allowance at its beginning,
     cdef int64_t granted_at     # and when that was
@@ -271,14 +277,18 @@ cdef class Meter:
         self.runner = <uintptr_t><void *>runner
         self.trio_locals = trio_locals
 
-    def foresee(self, int events=-1):
+    def foresee(self, int events, ready=None, timers=None):
         """From now on `spare` can tell what the loop has to do next.
 
         :param events: a descriptor that is readable when the loop has others to serve.  With it
-            nothing is overlooked, and turns that would find nothing to do can be spared
+            turns that would find nothing to do can be spared; -1: there is none
+        :param ready: uvloop's callbacks; other loops have them in an attribute
+        :param timers: and its timers
         """
         self.foresees = True
         self.events = events
+        self.ready = ready
+        self.timers = timers
         self.due = INFINITY
 
     def checkpoint_every(self, int64_t count):
@@ -294,6 +304,7 @@ cdef class Meter:
         self.foresees = False
         self.events = -1
         self.loop = self.task_reference = self.task_state = self.runtime = None
+        self.ready = self.timers = None
         self.runner = 0
 
     def refill(self, double spare=-1.0):
@@ -316,7 +327,15 @@ cdef class Meter:
         cdef double seconds = INFINITY
         if not self.foresees:
             return -1.0
-        if self.kind == 1:
+        if self.ready is not None:
+            if self.ready:
+                return 0.0
+            if len(self.timers) > _SEEN_MAX:
+                return -1.0
+            for timer in self.timers:
+                seconds = min(seconds, timer.when())
+            seconds -= au_now() * 1e-9      # the loop's own clock stands still between its turns
+        elif self.kind == 1:
             if self.loop._ready or self.loop._stopping:
                 return 0.0
             timers = self.loop._scheduled   # another list now and then
@@ -325,7 +344,7 @@ cdef class Meter:
         else:
             runner = self.trio_locals["runner"]
             seconds = runner.clock.current_time()
-            # One that has passed woke a task for the round which runs now, and cannot be seen
+            # One that has passed woke a task for the round which runs now: not in the queue
             passed = self.due <= seconds
             self.due = runner.deadlines.next_deadline()
             if passed or runner.runq:
@@ -348,12 +367,8 @@ cdef class Meter:
         now = au_now()
         if now - self.granted_at > 4 * self.granted:
             return False
-        if type(self.current_task) is dict:
-            task = self.current_task.get(self.loop)
-        else:
-            task = self.current_task(self.loop)
-        if task is None or task.cancelling():
-            return False            # it has a turn to wait for
+        if self.others_ready() if self.kind == 2 else self.cancelling():
+            return False            # there is a turn to wait for
         seconds = self.spare()
         if not seconds * 1e9 >= self.budget_least:
             return False
@@ -361,6 +376,24 @@ cdef class Meter:
         self.granted_at = now
         self.spared += 1
         return True
+
+    cdef bint cancelling(self) except -1:
+        """Whether the current asyncio task is being cancelled."""
+        if type(self.current_task) is dict:
+            task = self.current_task.get(self.loop)
+        else:
+            task = self.current_task(self.loop)
+        return task is None or task.cancelling()
+
+    cdef bint others_ready(self) except -1:
+        """Whether a Trio task is ready beside the current one, in this round or the next."""
+        tasks = self.trio_locals["runner"].tasks
+        if len(tasks) > _SEEN_MAX:
+            return True             # for all that can be told
+        for task in tasks:
+            if task._next_send_fn is not None:
+                return True
+        return False
 
     cpdef bint charge(self, Py_ssize_t size) except -1:
         """Take the cost of one operation; False when nothing is left and a turn is due."""
@@ -2533,6 +2566,8 @@ cdef class Ring:
     cdef uint64_t owner             # the same, by a number that no later thread gets
     cdef object backlog             # started by the user, no slot yet
     cdef list finished              # done, not handed out yet
+    cdef list deaf                  # abandoned; their worker has not noticed the cancel
+    cdef int64_t deaf_until         # when to ask those again
     cdef PyObject **slots           # counted references to the operations in the kernel
     cdef uint32_t *generations
     cdef uint32_t *free_slots
@@ -2560,6 +2595,7 @@ cdef class Ring:
         self.fd = -1
         self.eventfd = -1
         self.backlog = deque()
+        self.deaf = []
         self.finished = []
         self.counts = {}
         self.inflight_max = inflight_max
@@ -2738,6 +2774,8 @@ cdef class Ring:
             raise RuntimeError("operation started twice")
         if self.fd < 0:
             raise RuntimeError("ring is closed")
+        if self.deaf:
+            self.ask_again()
         operation.state = _QUEUED
         try:
             if self.backlog or not self.push(operation):
@@ -2838,12 +2876,32 @@ cdef class Ring:
         if operation.state == _DONE:
             self.close_orphan(operation)
             return
-        # Ask again: a worker that was just going from its first attempt to a poll has not noticed
-        # the first time (Linux 6.18: 3 of 100 cancels some 50 us behind the submission), and an
-        # operation that stays would take the data of a stream from the next reader.
+        # A worker that was just going from its first attempt to a poll has not noticed the first
+        # time (Linux 6.18: 3 of 100 cancels some 50 us behind the submission), and an operation
+        # that stays would take the data of a stream from the next reader.
+        self.ask(operation)
+
+    cdef int ask(self, Operation operation) except -1:
+        """Cancel once more."""
         asked, operation.cancel_asked = operation.cancel_asked, False
         self.cancel(operation)
         operation.cancel_asked = operation.cancel_asked or asked
+        return 0
+
+    cdef int ask_again(self) except -1:
+        """Before the next operation, not by a clock: one that nobody competes with may stay.
+
+        A worker that the machine does not let run can miss any number of cancels; one that waits
+        for a device hears none.  So never more often than `_DEAF_NS`.
+        """
+        cdef int64_t now = au_now()
+        if now < self.deaf_until:
+            return 0
+        self.deaf_until = now + _DEAF_NS
+        deaf, self.deaf = self.deaf, []
+        for operation in deaf:
+            self.ask(operation)
+        return 0
 
     cdef int close_orphan(self, Operation operation) except -1:
         cdef Operation closing
@@ -2919,11 +2977,14 @@ cdef class Ring:
             # 0: was queued, its own completion follows; EALREADY: a worker runs it; ENOENT: done,
             # or waiting for a page or a device.  Nothing here says that the operation is over.
             self.cancels -= 1
-            return 0
         if (slot >= self.inflight_max or self.slots[slot] == NULL
                 or self.generations[slot] != generation):
             return 0
         operation = <Operation>self.slots[slot]
+        if user_data & CANCEL_BIT:
+            if res == -EALREADY and operation.abandoned and operation not in self.deaf:
+                self.deaf.append(operation)
+            return 0
         if operation.complete(res):
             if not self.push(operation):
                 self.backlog.appendleft(operation)
@@ -2945,6 +3006,8 @@ cdef class Ring:
 
     cdef int finish(self, Operation operation) except -1:
         operation.state = _DONE
+        if self.deaf and operation in self.deaf:
+            self.deaf.remove(operation)
         if operation.asked >= 0:
             operation.narrow()
         if (operation.opcode != AU_OP_READ or operation.abandoned or operation.cancelled
@@ -3109,6 +3172,7 @@ cdef class Ring:
                     au_close(operation.fd)
                 self.strand(operation, operation.opcode != AU_OP_CLOSE)
         self.backlog.clear()
+        self.deaf = []
         for slot in range(self.inflight_max):
             if self.slots[slot] != NULL:
                 operation = <Operation>self.slots[slot]
@@ -3160,6 +3224,7 @@ cdef class Ring:
                 operation.handle.forget_operations()
         self.backlog.clear()
         self.finished = []
+        self.deaf = []
         self.inflight = self.cancels = 0
 
 

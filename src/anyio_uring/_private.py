@@ -7,6 +7,7 @@ something shows up as a failing test rather than as a slower program.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -62,8 +63,7 @@ SCOPE_MESSAGE = "Cancelled via cancel scope "
 def asyncio_events(loop: Any) -> int | None:
     """A descriptor that is readable when a loop of asyncio's own has others to serve: that of its
     ``_selector``.  With ``_ready``, ``_scheduled`` and ``_stopping`` (callbacks, a heap of timers,
-    whether it was told to stop) the meter sees all that the loop has to do.  None (uvloop has none
-    of them): it takes a turn to find out.
+    whether it was told to stop) the meter sees all that the loop has to do.  None: another loop.
     """
     if not isinstance(getattr(loop, "_ready", None), deque):
         return None
@@ -74,6 +74,35 @@ def asyncio_events(loop: Any) -> int | None:
     except (AttributeError, ValueError):
         return None
     return fd if isinstance(fd, int) else None
+
+
+class UvloopEvents(NamedTuple):
+    """What the meter looks at to see what uvloop has to do next."""
+
+    descriptor: int  # readable when it has descriptors to serve
+    ready: deque[Any]  # callbacks
+    timers: set[Any]  # not in order
+
+
+def uvloop_events(loop: Any) -> UvloopEvents | None:
+    """Two attributes of uvloop's compiled class that have no name in Python, found among what the
+    collector visits by a callback and a timer, and ``_get_backend_id()``.  None: another loop.
+
+    Not seen: a descriptor that libuv has been told to watch since its last turn.
+    """
+    get_descriptor = getattr(loop, "_get_backend_id", None)
+    if get_descriptor is None:
+        return None
+    callback, timer = loop.call_soon(int), loop.call_later(1000, int)
+    visited = gc.get_referents(loop)
+    ready = [found for found in visited if type(found) is deque and callback in found]
+    timers = [found for found in visited if type(found) is set and timer in found]
+    callback.cancel()
+    timer.cancel()
+    fd = get_descriptor()
+    if len(ready) != 1 or len(timers) != 1 or not isinstance(fd, int) or fd < 0:
+        return None
+    return UvloopEvents(fd, ready[0], timers[0])
 
 
 def trio_locals() -> dict[str, Any] | None:
@@ -105,15 +134,29 @@ def trio_runner() -> Any | None:
     return None if variables is None else variables.get("runner")
 
 
-def trio_foreseen(runner: Any) -> bool:
-    """Whether the meter sees what Trio has to do next: ``runq``, ``deadlines.next_deadline()``,
-    ``clock.current_time()``; though not the tasks of the round that runs, nor descriptors.
+def trio_events(runner: Any) -> int | None:
+    """A descriptor that is readable when the run has others to serve: that of Trio's epoll set.
+
+    With ``runq``, ``deadlines.next_deadline()``, ``clock.current_time()`` and the ``_next_send_fn``
+    of each of ``tasks`` (not None: it is ready) the meter sees all that Trio has to do.  -1: all
+    but the descriptors (the guest of another loop, or no epoll).  None: nothing.
     """
-    return (
+    if not (
         isinstance(getattr(runner, "runq", None), deque)
         and hasattr(getattr(runner, "deadlines", None), "next_deadline")
         and hasattr(getattr(runner, "clock", None), "current_time")
-    )
+    ):
+        return None
+    task = getattr(runner, "init_task", None)
+    if not isinstance(getattr(runner, "tasks", None), set) or not hasattr(task, "_next_send_fn"):
+        return -1
+    if getattr(runner, "is_guest", True):
+        return -1
+    try:
+        fd = runner.io_manager._epoll.fileno()
+    except (AttributeError, ValueError):
+        return -1
+    return fd if isinstance(fd, int) else -1
 
 
 def trio_watch(fd: int) -> bool:

@@ -205,8 +205,9 @@ def _new_trio_runtime() -> Runtime:
     runner, variables = _private.trio_runner(), _private.trio_locals()
     if meter is not None and runner is not None:
         meter.watch_trio(runner, variables)
-        if settings.checkpoint_every is None and _private.trio_foreseen(runner):
-            meter.foresee()
+        trio_events = _private.trio_events(runner)
+        if settings.checkpoint_every is None and trio_events is not None:
+            meter.foresee(trio_events)
     runtime = Runtime(host, settings, _driver(host, settings, None), meter)
     host.at_end(runtime.close)
     _trio_runtime().set(runtime)
@@ -222,9 +223,13 @@ def _new_asyncio_runtime(loop: asyncio.AbstractEventLoop) -> Runtime:
     view = _private.asyncio_view()
     if meter is not None and view is not None:
         meter.watch_asyncio(loop, *view)
-        events = _private.asyncio_events(loop)
-        if settings.checkpoint_every is None and events is not None:
+        events: Any
+        if settings.checkpoint_every is not None:
+            pass
+        elif (events := _private.asyncio_events(loop)) is not None:
             meter.foresee(events)
+        elif (events := _private.uvloop_events(loop)) is not None:
+            meter.foresee(*events)
     obstacle = None if can_host(loop) else f"{type(loop).__name__} cannot watch a descriptor"
     runtime = Runtime(host, settings, _driver(host, settings, obstacle), meter)
     try:

@@ -164,9 +164,11 @@ def test_trio_variables_are_those_of_the_running_task() -> None:
 def test_what_trio_has_to_do_can_be_seen() -> None:
     async def main() -> None:
         runner = _private.trio_runner()
-        assert _private.trio_foreseen(runner)
-        assert not _private.trio_foreseen(None)
         assert runner is not None
+        events = _private.trio_events(runner)
+        assert events is not None
+        assert events >= 0
+        assert _private.trio_events(None) is None
         with trio.move_on_at(1e9):
             assert runner.deadlines.next_deadline() == 1e9
             await trio.lowlevel.checkpoint()
