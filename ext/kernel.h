@@ -172,6 +172,16 @@ static inline int64_t au_now(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* Between two looks at memory that another processor writes to. */
+static inline void au_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
 /* Whether a descriptor can be read now, or is broken: something to look at. */
 static inline int au_readable(int fd)
 {

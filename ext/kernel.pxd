@@ -26,6 +26,7 @@ cdef extern from "kernel.h" nogil:
     long au_resident(int fd, int64_t offset, size_t size)
     uint64_t au_thread()
     int64_t au_now()
+    void au_relax()
     bint au_readable(int fd)
     uint32_t au_load_acquire(const uint32_t *p)
     void au_store_release(uint32_t *p, uint32_t value)

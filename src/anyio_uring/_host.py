@@ -99,6 +99,8 @@ class Host:
         self._blocking = 0  # operations in kernel workers that may block them for long
         self._pool: Pool | None = None
         self.clear: Callable[[], bool] | None = None  # whether no scope is known to be cancelled
+        # Looks for the completion of an operation that is alone, for a short while
+        self.linger: Callable[[Ring, Operation], Iterable[Operation]] = _no_linger
 
     # -- the ring -------------------------------------------------------------------------------
 
@@ -163,9 +165,17 @@ class Host:
         tried again), or raises the loop's cancellation; then the operation had no effect, or goes
         on without anybody waiting for it, its buffer and its file still its own.
         """
-        self.start(operation)
+        self.begin(operation)
         if not operation.done:
             await self.wait(operation)
+
+    def begin(self, operation: Operation) -> None:
+        """As `start`; an operation that is alone and short may be done by then."""
+        self.start(operation)
+        if not operation.done:
+            ring = self.ring
+            assert ring is not None
+            self.deliver(self.linger(ring, operation))
 
     def start(self, operation: Operation) -> None:
         """Hand an operation to the ring: at once when it is alone, else with this turn's batch."""
@@ -332,6 +342,10 @@ class Host:
             )
             logger().warning(message)
             warnings.warn(message, ResourceWarning, stacklevel=2, source=None)
+
+
+def _no_linger(ring: Ring, operation: Operation) -> Iterable[Operation]:
+    return ()
 
 
 _rings: weakref.WeakSet[Ring] = weakref.WeakSet()

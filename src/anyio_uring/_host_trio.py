@@ -147,7 +147,7 @@ class TrioHost(Host):
     # KeyboardInterrupt may not strike between the submission and the parking of the task.
     @trio.lowlevel.enable_ki_protection
     async def perform(self, operation: Operation) -> None:
-        self.start(operation)
+        self.begin(operation)
         if not operation.done:
             await self.wait(operation)
 

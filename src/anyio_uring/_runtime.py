@@ -7,6 +7,7 @@ itself (an attribute of an asyncio loop, a `RunVar` of a Trio run), never in a t
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import weakref
@@ -102,6 +103,7 @@ class Runtime:
         if meter is not None:
             meter.runtime = self
             host.clear = meter.clear
+            host.linger = meter.linger
             itself.pace = self.threads.pace = Pace(self.gate.admit, meter.inline_max, meter.refund)
 
     def interrupt(self, handle: Handle) -> None:
@@ -250,6 +252,8 @@ def _new_meter(settings: Settings) -> Any:
     meter = _uring.Meter()
     meter.inline_max = settings.inline_size_max
     meter.enabled = "now" in allowed_tiers()
+    if len(os.sched_getaffinity(0)) == 1:
+        meter.linger_ns = 0  # the kernel's worker needs it
     if settings.checkpoint_every is not None:
         meter.checkpoint_every(settings.checkpoint_every)
     return meter
