@@ -2001,8 +2001,7 @@ cdef class Operation:
     cdef Handle handle
     cdef object buffer          # bytes being filled, or the path
     cdef bytes second           # the other path of an operation that has two
-    cdef Py_buffer view         # the caller's buffer, if `exported`
-    cdef bint exported
+    cdef Py_buffer *view        # the caller's buffer, if it is exported
     cdef char *data             # where the kernel reads or writes
     cdef void *scratch          # aligned memory of our own (bounce buffer, statx)
     cdef int scratch_class              # of the pool that it goes back to
@@ -2041,8 +2040,7 @@ cdef class Operation:
     def __dealloc__(self):
         # Never reached while the kernel owns anything: the ring's reference is given back at
         # the completion, and kept for good if that never comes.
-        if self.exported:
-            PyBuffer_Release(&self.view)
+        self.drop_view()
         release_scratch(self)
         if (self.opcode == AU_OP_OPENAT and self.state == _DONE and self.result >= 0
                 and not self.claimed):
@@ -2222,9 +2220,23 @@ cdef class Operation:
         return self.handle is not None and self.handle.nonblocking and not self.handle.seekable
 
     cdef void drop_view(self) noexcept:
-        if self.exported:
-            self.exported = False
-            PyBuffer_Release(&self.view)
+        if self.view != NULL:
+            PyBuffer_Release(self.view)
+            free(self.view)
+            self.view = NULL
+
+    cdef int export(self, buffer, int flags) except -1:
+        """Hold the caller's buffer until `drop_view`."""
+        cdef Py_buffer *view = <Py_buffer *>malloc(sizeof(Py_buffer))
+        if view == NULL:
+            raise MemoryError
+        try:
+            PyObject_GetBuffer(buffer, view, flags)
+        except BaseException:
+            free(view)
+            raise
+        self.view = view
+        return 0
 
     cdef int check_done(self) except -1:
         """What the kernel may still write to is shown to nobody."""
@@ -2261,7 +2273,7 @@ cdef class Operation:
         """Give a finished read its destination: copies the bounce buffer, returns the count."""
         self.check_done()
         if self.moved:
-            if not self.exported:
+            if self.view == NULL:
                 raise RuntimeError("the destination has been given back")
             memcpy(self.view.buf, self.data, self.moved)
         self.drop_view()
@@ -2427,8 +2439,7 @@ def readinto_operation(Handle handle, buffer, int64_t offset, bint exact, bint f
     So an operation that must be abandoned leaves the caller's memory alone.
     """
     cdef Operation operation = new_operation(handle, AU_OP_READ)
-    PyObject_GetBuffer(buffer, &operation.view, PyBUF_WRITABLE | PyBUF_SIMPLE)
-    operation.exported = True
+    operation.export(buffer, PyBUF_WRITABLE | PyBUF_SIMPLE)
     operation.size = operation.view.len
     operation.offset = offset
     operation.exact = exact
@@ -2442,8 +2453,7 @@ def write_operation(Handle handle, buffer, int64_t offset, bint exact):
     I/O wants it elsewhere.
     """
     cdef Operation operation = new_operation(handle, AU_OP_WRITE)
-    PyObject_GetBuffer(buffer, &operation.view, PyBUF_SIMPLE)
-    operation.exported = True
+    operation.export(buffer, PyBUF_SIMPLE)
     operation.data = <char *>operation.view.buf
     operation.size = operation.view.len
     operation.offset = offset

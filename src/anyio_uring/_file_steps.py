@@ -35,7 +35,7 @@ class FileSteps(HandleOwner, anyio.AsyncFile[AnyStr]):
 
     # Slots, although AnyIO's class has a dictionary: as long as nobody fills it, the interpreter
     # finds methods without looking into it, and an open file is small.
-    __slots__ = ("_limiter", "_line", "_mode", "_name", "_wrapped")
+    __slots__ = ("_last_job", "_limiter", "_line", "_mode", "_name", "_wrapped")
 
     def __init__(
         self, handle: Handle, name: Any, mode: str, limiter: CapacityLimiter | None = None
@@ -45,6 +45,7 @@ class FileSteps(HandleOwner, anyio.AsyncFile[AnyStr]):
         self._name = name
         self._mode = mode
         self._limiter = limiter
+        self._last_job: Job | None = None
         self._line = Line(handle)
         self._wrapped: io.FileIO | None = None
 
@@ -188,8 +189,14 @@ class FileSteps(HandleOwner, anyio.AsyncFile[AnyStr]):
         return Job(self._handle, self._name, self._limiter, done, tried, self._salvage)
 
     def _job(self, tried: bool = False) -> Job:
-        """A job that takes no part in the order, or that nobody misses when its task leaves."""
-        return Job(self._handle, self._name, self._limiter, None, tried)
+        """A job that takes no part in the order, or that nobody misses when its task leaves.
+
+        The same one as long as it can be: thousands of tasks may hold it.
+        """
+        job = self._last_job
+        if job is None or job.tried is not tried or job.handle is not self._handle:
+            self._last_job = job = Job(self._handle, self._name, self._limiter, None, tried)
+        return job
 
     def _check_closed(self, text: str = CLOSED) -> None:
         if self._handle.closed:

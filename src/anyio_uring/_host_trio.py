@@ -153,34 +153,23 @@ class TrioHost(Host):
 
     @trio.lowlevel.enable_ki_protection
     async def wait(self, unit: Unit) -> None:
-        raise_cancel: Any = None
-        task = trio.lowlevel.current_task()
-
-        def abort(how: Any) -> Abort:
-            nonlocal raise_cancel
-            raise_cancel = how
-            self.cancel(unit)
-            if not unit.done:
-                # Park again, under a shield
-                unit.waiter = None
-                trio.lowlevel.reschedule(task)
-            return Abort.FAILED
-
-        unit.waiter = task
+        unit.waiter = trio.lowlevel.current_task()
+        # (an object and no function of this one's variables: thousands of tasks may be here)
+        asking = _Asking(self, unit)
         try:
-            await trio.lowlevel.wait_task_rescheduled(abort)
+            await trio.lowlevel.wait_task_rescheduled(asking)
             if not unit.done:
-                await self._wait_shielded(unit, task)
+                await self._wait_shielded(unit)
         except BaseException:
             self.abandon(unit)
             raise
         if not unit.done:
             self.abandon(unit)
-            raise_cancel()
-        if unit.cancelled and raise_cancel is not None:
-            raise_cancel()
+            asking.raise_cancel()
+        if unit.cancelled and asking.raise_cancel is not None:
+            asking.raise_cancel()
 
-    async def _wait_shielded(self, unit: Unit, task: Task) -> None:
+    async def _wait_shielded(self, unit: Unit) -> None:
         """Cancelled, the kernel has been asked, and the completion is not there yet."""
         grace = math.inf if unit.effect else trio.current_time() + self.settings.cancel_grace
 
@@ -191,7 +180,7 @@ class TrioHost(Host):
             return Abort.SUCCEEDED
 
         with trio.CancelScope(shield=True, deadline=grace):
-            unit.waiter = task
+            unit.waiter = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(abort)
 
     def awake(self, unit: Unit) -> None:
@@ -245,6 +234,28 @@ class TrioHost(Host):
     def at_end(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the run has ended: after its last task, in the same thread."""
         trio.lowlevel.add_instrument(_End(callback))
+
+
+class _Asking:
+    """What Trio calls to cancel the task that waits for a unit: the kernel is asked."""
+
+    __slots__ = ("host", "raise_cancel", "unit")
+
+    def __init__(self, host: TrioHost, unit: Unit) -> None:
+        self.host = host
+        self.unit = unit
+        self.raise_cancel: Any = None
+
+    def __call__(self, how: Any) -> Abort:
+        self.raise_cancel = how
+        unit = self.unit
+        task = unit.waiter
+        self.host.cancel(unit)
+        if not unit.done:
+            # Park again, under a shield
+            unit.waiter = None
+            trio.lowlevel.reschedule(task)
+        return Abort.FAILED
 
 
 class _Waiter:
