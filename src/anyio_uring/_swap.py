@@ -12,7 +12,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 _KINDS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
-_PLACE = "anyio_uring: the implementation"
+_PLACE = "anyio_uring: "  # and a name
 _CALLS = {
     0: "return {call}",
     inspect.CO_COROUTINE: "return await {call}",
@@ -45,7 +45,7 @@ class Swap:
         self.function: Any = function
         self.implementation = implementation
         self._before: CodeType | None = None
-        self._code: CodeType | None = None
+        self._codes: dict[bool, CodeType] = {}  # with a gate or without -> the other body
 
     def obstacle(self) -> str | None:
         """Why this cannot be done; None if it can."""
@@ -69,20 +69,34 @@ class Swap:
             return f"{self.name} has its parameters in another order than expected"
         return None
 
-    def apply(self) -> None:
-        """Put the other body on top of whatever there is; once is enough."""
-        before = self.function.__code__
-        if before is self._code:
-            return
-        if before is not self._before:
-            self._before, self._code = before, _body(self.function, self.implementation)
-        self.function.__code__ = self._code
+    def apply(self, gate: Callable[[], bool] | None = None) -> None:
+        """Put the other body on top of whatever there is; once is enough.
+
+        :param gate: asked in each call, and the function does what it did before if it says no
+        """
+        if not self.is_on_top() and self.function.__code__ is not self._before:
+            self._before, self._codes = self.function.__code__, {}
+        assert self._before is not None
+        gated = gate is not None
+        if gated not in self._codes:
+            inserted: dict[str, object] = {"_implementation": self.implementation}
+            if gated:
+                original: Any = copy_of(self.function)
+                original.__code__ = self._before
+                inserted.update(_gate=gate, _original=original)
+            self._codes[gated] = _body(self._before, inserted)
+        self.function.__code__ = self._codes[gated]
 
     def undo(self) -> bool:
         """Put back what was there; False, and nothing done, if somebody else's is on top."""
-        if self.function.__code__ is self._code:
+        if self.is_on_top():
             self.function.__code__ = self._before
         return self.function.__code__ is self._before
+
+    def is_on_top(self) -> bool:
+        """Whether the body that is there is one of ours."""
+        found = self.function.__code__
+        return any(found is code for code in self._codes.values())  # (== compares the contents)
 
 
 def _shape(parameter: inspect.Parameter | None) -> object:
@@ -109,9 +123,11 @@ def copy_of(function: Callable[..., Any]) -> Callable[..., Any]:
     return copy
 
 
-def _body(function: FunctionType, implementation: Callable[..., Any]) -> CodeType:
-    """Code with the parameters, the kind and the free variables of `function`."""
-    old = function.__code__
+def _body(old: CodeType, inserted: Mapping[str, object]) -> CodeType:
+    """Code with the parameters, the kind and the free variables of the old one.
+
+    It calls ``_implementation``, or ``_original`` where there is a ``_gate`` that says no.
+    """
     names = list(old.co_varnames)
     positional, keyword = old.co_argcount, old.co_kwonlyargcount
     parameters = names[:positional]
@@ -133,12 +149,16 @@ def _body(function: FunctionType, implementation: Callable[..., Any]) -> CodeTyp
         parameters.append(named)
         arguments.append(named)
     kind = old.co_flags & _KINDS
-    call = f"_implementation({', '.join(arguments)})"
+    called = "(_implementation if _gate() else _original)"
+    if "_gate" not in inserted:
+        called = "_implementation"
+    call = f"{called}({', '.join(arguments)})"
+    places = {f"{_PLACE}{name}": value for name, value in inserted.items()}
     lines = [
         f"def outer({', '.join(old.co_freevars)}):",
         f" {'async ' if kind else ''}def inner({', '.join(parameters)}):",
         f"  if 0: {', '.join(old.co_freevars) or None}",
-        f"  _implementation = {_PLACE!r}",
+        *(f"  {name} = {_PLACE + name!r}" for name in inserted),
         f"  {_CALLS[kind].format(call=call)}",
         " return inner",
     ]
@@ -150,6 +170,7 @@ def _body(function: FunctionType, implementation: Callable[..., Any]) -> CodeTyp
         co_name=old.co_name,
         co_qualname=old.co_qualname,
         co_consts=tuple(
-            implementation if constant == _PLACE else constant for constant in code.co_consts
+            places.get(constant, constant) if isinstance(constant, str) else constant
+            for constant in code.co_consts
         ),
     )

@@ -227,6 +227,68 @@ def test_body_that_somebody_has_put_back_is_no_concern() -> None:
         assert Functions.plain(1) == "old(1, 2)"
 
 
+def test_gate_decides_in_each_call() -> None:
+    open_to_us = [False]
+    function = Functions.all_kinds
+    before, code = facts(function), function.__code__
+    swap = Swap("all_kinds", function, Functions.all_kinds_new)
+    swap.apply(lambda: open_to_us[0])
+    try:
+        assert facts(function) == before
+        for now, name in (False, "old"), (True, "new"), (False, "old"):
+            open_to_us[0] = now
+            found = run(function(1, 3, 5, d=7, x=8))
+            assert found == called(name, 1, 3, (5,), 7, {"x": 8})
+        swap.apply()  # for everybody
+        assert run(function(1)).startswith("new")
+        swap.apply(lambda: open_to_us[0])  # for some again
+        assert run(function(1)).startswith("old")
+    finally:
+        assert swap.undo()
+    assert function.__code__ is code
+
+
+def test_gate_over_somebody_elses_body_leads_to_that() -> None:
+    def patched(a: int, b: int = 2) -> str:
+        return f"patched {a}"
+
+    original = Functions.plain.__code__
+    swap = Swap("plain", Functions.plain, Functions.plain_new)
+    swap.apply()
+    swap.apply(lambda: False)  # made while the other body was there
+    assert Functions.plain(1) == "old(1, 2)"
+    Functions.plain.__code__ = patched.__code__
+    swap.apply(lambda: False)
+    assert Functions.plain(1) == "patched 1"
+    assert swap.undo()
+    assert Functions.plain.__code__ is patched.__code__
+    Functions.plain.__code__ = original
+
+
+def test_gate_of_generators_and_methods_with_free_variables() -> None:
+    class Derived(Base):
+        def method(self, a: int) -> str:
+            return "derived " + super().method(a)
+
+    open_to_us = [False]
+    items = Swap("items", Functions.items, Functions.items_new)
+    method = Swap("method", Derived.method, lambda self, a: called("new", a))
+
+    async def main() -> list[int]:
+        return [number async for number in Functions.items(4)]
+
+    for swap in items, method:
+        swap.apply(lambda: open_to_us[0])
+    try:
+        for now in False, True:
+            open_to_us[0] = now
+            assert asyncio.run(main()) == ([0, 1, 4, 9] if now else [0, 1, 2, 3])
+            assert Derived().method(1) == ("new(1,)" if now else "derived base(1,)")
+    finally:
+        assert items.undo()
+        assert method.undo()
+
+
 def other_name(a: int, c: int = 2) -> None: ...
 def other_default(a: int, b: int = 3) -> None: ...
 def other_kind(a: int, *, b: int = 2) -> None: ...
