@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import _private
 from ._errors import UringUnavailableError
 from ._file import AsyncFile
 from ._info import DriverInfo, driver_info
@@ -119,3 +120,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LATE})
+
+
+def _backend(library: str) -> Any:
+    from ._backends import backend_class
+
+    return backend_class(library)
+
+
+# For ``anyio.run(main, backend="asyncio_uring")``; nothing is made before that.
+_private.offer_backend("asyncio_uring", lambda: _backend("asyncio"))
+_private.offer_backend("trio_uring", lambda: _backend("trio"))

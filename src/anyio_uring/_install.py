@@ -6,13 +6,15 @@ swapped for what is said in `_targets`.
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
+from ._scope import is_scoped
 from ._swap import Swap
 from ._targets import TARGETS, swaps_of, version_obstacle, version_of, wrapped_obstacle
 
@@ -85,13 +87,8 @@ class Installation:
             for target in served:
                 _wanted[target] -= 1
                 if not _wanted[target]:
-                    left += [swap.name for swap in _swapped[target] if not swap.undo()]
-        if left:
-            warnings.warn(
-                f"anyio_uring: somebody else has patched {', '.join(left)} since; left as it is",
-                RuntimeWarning,
-                stacklevel=stacklevel,
-            )
+                    left += _settle(target)
+        _warn_of(left, stacklevel + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -109,8 +106,14 @@ class Installation:
 
 
 _lock = threading.RLock()  # a signal handler may come in between
-# How many installations want a target, and what is swapped for it, once it has been.
+if hasattr(os, "register_at_fork"):  # a child shall neither wait for it nor find half of the work
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
+# How many installations want a target, how many runs do for themselves alone, and what is swapped
+# for it, once it has been.
 _wanted = dict.fromkeys(TARGETS, 0)
+_runs = dict.fromkeys(TARGETS, 0)
 _swapped: dict[str, list[Swap]] = {}
 
 
@@ -162,6 +165,26 @@ def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> 
     return installation
 
 
+def begin_run(target: str) -> None:
+    """Serve a target in those runs that `_scope` knows, if nobody wants it for the whole process.
+
+    :raises InstallError: it cannot be served
+    """
+    with _lock:
+        reason = None if _wanted[target] or _runs[target] else _serve(target, is_scoped)
+        if reason is not None:
+            raise InstallError(target, version_of(target), reason)
+        _runs[target] += 1
+
+
+def end_run(target: str) -> None:
+    """One of these runs has ended."""
+    with _lock:
+        _runs[target] -= 1
+        left = _settle(target) if not _runs[target] and not _wanted[target] else []
+    _warn_of(left, 3)
+
+
 def targets_of(text: str) -> dict[str, bool]:
     """The arguments of `install` from a text: ``1``, ``0``, or a list of targets.
 
@@ -179,8 +202,44 @@ def targets_of(text: str) -> dict[str, bool]:
     return {target: target in words for target in TARGETS}
 
 
-def _serve(target: str) -> str | None:
+def _serve(target: str, gate: Callable[[], bool] | None = None) -> str | None:
     """Swap all functions of a target, or none; why none."""
+    reason = None if _runs[target] else _look(target)
+    if reason is not None:
+        return reason
+    try:
+        for swap in _swapped[target]:
+            swap.apply(gate)
+    except BaseException:
+        _settle(target)
+        raise
+    return None
+
+
+def _settle(target: str) -> list[str]:
+    """Nobody wants a target for the whole process by now: leave it to the runs, or as it was.
+
+    Returns what somebody else has patched since.
+    """
+    if not _runs[target]:
+        return [swap.name for swap in _swapped[target] if not swap.undo()]
+    ours = [swap for swap in _swapped[target] if swap.is_on_top()]
+    for swap in ours:
+        swap.apply(is_scoped)
+    return [swap.name for swap in _swapped[target] if swap not in ours]
+
+
+def _warn_of(names: list[str], stacklevel: int) -> None:
+    if names:
+        warnings.warn(
+            f"anyio_uring: somebody else has patched {', '.join(names)} since; left as it is",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _look(target: str) -> str | None:
+    """Find the functions of a target; why they cannot be swapped."""
     try:
         swaps = swaps_of(target)
     except (AttributeError, ImportError, KeyError) as error:
@@ -195,12 +254,5 @@ def _serve(target: str) -> str | None:
             reason = wrapped_obstacle(target, swap) or swap.obstacle()
             if reason is not None:
                 return reason
-        known = _swapped[target] = swaps
-    try:
-        for swap in known:
-            swap.apply()
-    except BaseException:
-        for swap in known:
-            swap.undo()
-        raise
+        _swapped[target] = swaps
     return None

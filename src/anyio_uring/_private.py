@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import deque
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -74,6 +75,57 @@ def asyncio_events(loop: Any) -> int | None:
     except (AttributeError, ValueError):
         return None
     return fd if isinstance(fd, int) else None
+
+
+def offer_backend(name: str, make: Callable[[], Any]) -> None:
+    """Have AnyIO find a backend by its name: `backend_class` of ``anyio._backends._NAME``, which it
+    imports.  That is made when it is first asked for.  If AnyIO looks elsewhere one day, it says
+    that there is no such backend.
+    """
+    module: Any = ModuleType(f"anyio._backends._{name}")
+
+    def get(attribute: str) -> Any:
+        if attribute != "backend_class":
+            raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r}")
+        module.backend_class = make()
+        return module.backend_class
+
+    module.__getattr__ = get
+    sys.modules[module.__name__] = module
+
+
+def anyio_backend(library: str) -> Any:
+    """AnyIO's own class for an event loop, and of that ``run(func, args, kwargs, options)`` and
+    ``create_test_runner(options)``.
+
+    :raises ImportError: the event loop is not installed
+    :raises RuntimeError: the class is not as expected
+    """
+    import inspect
+    from importlib import import_module
+
+    from anyio.abc import AsyncBackend
+
+    try:
+        found = import_module(f"anyio._backends._{library}").backend_class
+        if not issubclass(found, AsyncBackend):
+            raise TypeError(f"{found} is no backend")
+        for method, names in (
+            (found.run, ["func", "args", "kwargs", "options"]),
+            (found.create_test_runner, ["options"]),
+        ):
+            if list(inspect.signature(method).parameters) != names:
+                raise TypeError(f"{method.__qualname__} has other parameters than {names}")
+    except (ImportError, AttributeError, TypeError) as error:
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] != "anyio":
+            raise
+        from importlib.metadata import version
+
+        raise RuntimeError(
+            f"AnyIO {version('anyio')} is not known to anyio_uring: its backend for {library} "
+            f"is not as expected ({error})"
+        ) from error
+    return found
 
 
 class UvloopEvents(NamedTuple):

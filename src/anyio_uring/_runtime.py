@@ -25,7 +25,8 @@ from ._handle import Handle
 from ._host import Host, forget_parent
 from ._ops import FileOps, Pace
 from ._path_ops import PathOps
-from ._settings import Settings, allowed_tiers, current_settings
+from ._scope import settings_of_run
+from ._settings import Settings, allowed_tiers
 
 if TYPE_CHECKING:
     import asyncio
@@ -201,7 +202,7 @@ def _trio_runtime() -> trio.lowlevel.RunVar[Runtime]:
 def _new_trio_runtime() -> Runtime:
     from ._host_trio import TrioHost
 
-    settings = current_settings()
+    settings = settings_of_run()
     host = TrioHost(settings)
     meter = _new_meter(settings)
     runner, variables = _private.trio_runner(), _private.trio_locals()
@@ -219,7 +220,7 @@ def _new_trio_runtime() -> Runtime:
 def _new_asyncio_runtime(loop: asyncio.AbstractEventLoop) -> Runtime:
     from ._host_asyncio import AsyncioHost, can_host
 
-    settings = current_settings()
+    settings = settings_of_run()
     host = AsyncioHost(loop, settings)
     meter = _new_meter(settings)
     view = _private.asyncio_view()

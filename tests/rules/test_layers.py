@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 LAYERS = {
-    0: "_arguments _modes _errors _settings _mounts _private _coding _swap",
+    0: "_arguments _modes _errors _settings _mounts _private _coding _swap _scope",
     1: "_ops _host _pool _hop _handle _line _probe _buffer _transfers _many _direct",
     2: "_gate _driver_uring _driver_thread _path_ops _settle _workers _pieces _ranges",
     3: "_host_asyncio _host_trio",
@@ -22,7 +22,7 @@ LAYERS = {
     6: "_open _streams _temporary _spooled _whole _listing _path_jobs _path _batch _staged _atomic"
     " _chunks _copy _descent _remove _trees _writes",
     7: "__init__ __main__ _doctor _bench _bench_cases _bench_material _bench_report testing"
-    " trio _trio_path _targets _install _run _pytest",
+    " trio _trio_path _targets _install _backends _run _pytest",
 }
 # The compiled core lies under all of them; the file layer and what is above it never see it.
 CORE = "_uring"

@@ -140,6 +140,51 @@ def test_message_of_a_scope_begins_as_expected() -> None:
     assert not any(str(message).startswith(_private.SCOPE_MESSAGE) for message in messages[-1:])
 
 
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_backend_of_anyio_is_what_its_runs_use(library: str) -> None:
+    async def current() -> object:
+        return anyio.lowlevel.current_token().backend_class
+
+    assert _private.anyio_backend(library) is anyio.run(current, backend=library)
+
+
+def test_backend_of_an_event_loop_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio", None)
+    monkeypatch.delitem(sys.modules, "anyio._backends._trio", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="trio"):
+        _private.anyio_backend("trio")
+
+
+def test_backend_that_is_offered_is_found_by_anyio() -> None:
+    made: list[Any] = []
+
+    class Backend(backend.AsyncIOBackend):
+        @classmethod
+        def run(cls, func: Any, args: Any, kwargs: Any, options: Any) -> Any:
+            return func, args, kwargs, options
+
+    def make() -> Any:
+        made.append(Backend)
+        return Backend
+
+    _private.offer_backend("offered", make)
+    try:
+        assert made == []
+        for _ in range(2):
+            found: Any = anyio.run(
+                anyio.sleep, 0, backend="offered", backend_options={"debug": True}
+            )
+            assert found == (anyio.sleep, (0,), {}, {"debug": True})
+        assert made == [Backend]
+        with pytest.raises(AttributeError, match=r"_offered' has no attribute 'other'$"):
+            sys.modules["anyio._backends._offered"].other  # noqa: B018
+    finally:
+        from anyio._core import _eventloop
+
+        _eventloop.loaded_backends.pop("offered", None)
+        del sys.modules["anyio._backends._offered"]
+
+
 # -- pinned: Trio ---------------------------------------------------------------------------------
 
 
