@@ -16,11 +16,24 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["tests", "pure", "upstream", "lint", "types", "docs", "build"]
+nox.options.sessions = ["tests", "pure", "upstream", "compat", "lint", "types", "docs", "build"]
 
 OTHER_PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 EXTENSION_EXPECTED = sys.platform == "linux"
+# What `compat` installs unless it is told: the oldest AnyIO that is supported.
+OLDEST = ["anyio==4.14.0"]
+# Tests of what depends on AnyIO's and Trio's insides, and a little of everything else; not those
+# that compare files with AnyIO's own, which have behaved otherwise in details.
+COMPAT_TESTS = [
+    "tests/unit/test_private.py",
+    "tests/unit/test_import.py",
+    "tests/install",
+    "tests/io/test_open.py",
+    "tests/io/test_raw.py",
+    "tests/temporary/test_cancelled.py",
+    "tests/temporary/test_temporary.py",
+]
 
 
 def install_groups(session: nox.Session, *groups: str) -> None:
@@ -85,6 +98,24 @@ def pure(session: nox.Session) -> None:
     install_wheel(session, pure=True)
     env = {"ANYIO_URING_EXPECT": "thread"}
     session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session
+def compat(session: nox.Session) -> None:
+    """Run the tests that depend on AnyIO's and Trio's insides with other versions of these.
+
+    `nox -s compat -- anyio==4.14.0 trio==0.32.0`; by default the oldest AnyIO that is supported and
+    the newest Trio.
+    """
+    install_groups(session, "test")
+    install_wheel(session)
+    # Last, and not by session.install(): `nox -R` shall not run with those of the time before.
+    # AnyIO 4.14 imports a name of pytest's that gives a warning, here an error, from 9.2 on.
+    versions = ("pytest<9.2", *(session.posargs or OLDEST))
+    session.run("python", "-m", "pip", "install", "--quiet", *versions)
+    session.run("python", "-m", "pip", "check", silent=True)
+    session.run("python", "-m", "pip", "freeze", "--exclude", "anyio-uring")
+    session.run("python", "-m", "pytest", *COMPAT_TESTS, env={"ANYIO_URING_MATRIX": "small"})
 
 
 @nox.session
