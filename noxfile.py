@@ -120,12 +120,14 @@ def compat(session: nox.Session) -> None:
 
 @nox.session
 def upstream(session: nox.Session) -> None:
-    """Run AnyIO's and Trio's own tests of files and paths, with our names in place of theirs.
+    """Run AnyIO's and Trio's own tests of files and paths with our names in place of theirs, with
+    `install` in force, and with our backends; and AnyIO's of worker threads with `install`.
 
     AnyIO's come from the source distribution of the version that is installed.
     """
-    install_groups(session, "test")
+    install_groups(session, "test", "upstream")
     install_wheel(session)
+    codes = [0, 5] if session.posargs else [0]  # some may leave nothing to run (5)
     folder = Path(session.create_tmp()).resolve()
     shutil.rmtree(folder)
     version = session.run(
@@ -137,11 +139,24 @@ def upstream(session: nox.Session) -> None:
         *("--dest", str(folder), f"anyio=={str(version).strip()}"),
     )
     [sdist] = folder.glob("anyio-*.tar.gz")
-    session.run("python", "-m", "tests.upstream.prepare", str(sdist), str(folder / "tests"))
+    session.run("python", "-m", "tests.upstream.prepare", str(sdist), str(folder))
     session.run(
         *("python", "-m", "pytest", "-c", "pyproject.toml", "--rootdir", "."),
         *("-o", "anyio_mode=auto", *session.posargs, str(folder / "tests")),
+        success_codes=codes,
     )
+    for driver in ("auto", "thread"):  # in AnyIO's own surroundings
+        session.run(
+            *("python", "-m", "pytest", "-c", "pyproject.toml", "--rootdir", "."),
+            *("--import-mode=prepend", "-o", "anyio_mode=auto", "-o", "pythonpath="),
+            *(
+                "--anyio-uring-targets=anyio,trio",
+                *session.posargs,
+                str(folder / "anyio" / "tests"),
+            ),
+            env={"ANYIO_URING_DRIVER": driver},
+            success_codes=codes,
+        )
 
 
 @nox.session

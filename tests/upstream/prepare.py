@@ -1,10 +1,12 @@
-"""AnyIO's and Trio's own tests of files and paths, twice: with our names in place of theirs, and as
-they are, with `anyio_uring.install` in force.
+"""AnyIO's and Trio's own tests of files and paths, three times: with our names in place of theirs,
+and as they are, with `anyio_uring.install` in force and with the backends ``asyncio_uring`` and
+``trio_uring``.
 
     python -m tests.upstream.prepare SDIST FOLDER
 
-writes them to FOLDER: AnyIO's from its source distribution, Trio's from the installed package,
-which has them.  They are fetched for a run and never kept here.
+writes them to FOLDER/tests: AnyIO's from its source distribution, Trio's from the installed
+package, which has them.  FOLDER/anyio gets AnyIO's tests of worker threads, as they are, and what
+these need.  They are fetched for a run and never kept here.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ OF_ANYIO = {
     "tests/test_tempfile.py": "test_anyio_tempfile.py",
 }
 OF_TRIO = {"test_file_io.py": "test_trio_file_io.py", "test_path.py": "test_trio_path.py"}
+AS_THEY_ARE = ["tests/__init__.py", "tests/conftest.py", "tests/test_to_thread.py"]
 # The matrix of our tests, and each test in every cell of it
 CONFTEST = """\
 import pytest
@@ -33,14 +36,27 @@ from tests.conftest import *
 def in_every_tier(tiers):
     pass
 """
-HEAD = "import pytest\npytestmark = pytest.mark.hosts({hosts})\n"
+HEAD = "import pytest\npytestmark = [{}]\n"
+OF_HOSTS = "pytest.mark.hosts('trio')"
+OF_TIERS = "pytest.mark.tiers('auto', 'thread')"
 INSTALLED = """\
-import pytest
 @pytest.fixture(autouse=True)
 def installed():
     import anyio_uring
     with anyio_uring.install(trio=True, strict=True):
         yield
+"""
+BY_NAME = """\
+@pytest.fixture
+def anyio_backend(request):
+    import anyio_uring
+    name, options = request.param
+    return f"{name}_uring", options
+
+async def test_files_are_ours():
+    import anyio, anyio_uring
+    async with await anyio.open_file(__file__, "rb") as file:
+        assert isinstance(file, anyio_uring.AsyncFile)
 """
 
 
@@ -75,13 +91,16 @@ def with_our_names(source: str) -> tuple[str, set[str]]:
     return ast.unparse(tree), names.replaced
 
 
-def write(source: str, path: Path, head: str = "") -> None:
+def write(source: str, path: Path, *marks: str) -> None:
     text, replaced = with_our_names(source)
     if not replaced:
         sys.exit(f"{path.name}: none of our names is in these tests")
+    as_it_is = ast.unparse(ast.parse(source))
+    head, fewer = HEAD.format(", ".join(marks)), HEAD.format(", ".join([*marks, OF_TIERS]))
     for written, name, first in (
         (text, path.name, head),
-        (ast.unparse(ast.parse(source)), f"{path.stem}_installed.py", head + INSTALLED),
+        (as_it_is, f"{path.stem}_installed.py", head + INSTALLED),
+        (as_it_is, f"{path.stem}_by_name.py", fewer + BY_NAME),
     ):
         start, rest = (
             written.split("\n", 1) if written.startswith("from __future__") else ("", written)
@@ -90,21 +109,31 @@ def write(source: str, path: Path, head: str = "") -> None:
     print(f"{path.name}: {', '.join(sorted(replaced))}")
 
 
-def main(sdist: Path, folder: Path) -> None:
+def main(sdist: Path, whole: Path) -> None:
+    folder = whole / "tests"
     folder.mkdir(parents=True, exist_ok=True)
+    (whole / "anyio" / "tests").mkdir(parents=True)
+    found = set()
     folder.joinpath("conftest.py").write_text(CONFTEST)
     with tarfile.open(sdist) as archive:
         for member in archive.getmembers():
             inside = str(PurePosixPath(*PurePosixPath(member.name).parts[1:]))
-            if inside in OF_ANYIO and (file := archive.extractfile(member)) is not None:
+            if inside not in (*OF_ANYIO, *AS_THEY_ARE):
+                continue
+            file = archive.extractfile(member)
+            assert file is not None
+            found.add(inside)
+            if inside in OF_ANYIO:
                 write(file.read().decode(), folder / OF_ANYIO[inside])
+            else:
+                (whole / "anyio" / inside).write_bytes(file.read())
     spec = find_spec("trio._tests")
     assert spec is not None
     assert spec.submodule_search_locations
     for name, ours in OF_TRIO.items():
         source = Path(spec.submodule_search_locations[0], name).read_text()
-        write(source, folder / ours, HEAD.format(hosts="'trio'"))
-    missing = {*OF_ANYIO.values(), *OF_TRIO.values()} - {path.name for path in folder.iterdir()}
+        write(source, folder / ours, OF_HOSTS)
+    missing = {*OF_ANYIO, *AS_THEY_ARE} - found
     if missing:
         sys.exit(f"not found: {', '.join(sorted(missing))}")
 
