@@ -16,7 +16,17 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["tests", "pure", "upstream", "compat", "lint", "types", "docs", "build"]
+nox.options.sessions = [
+    "tests",
+    "pure",
+    "clients",
+    "upstream",
+    "compat",
+    "lint",
+    "types",
+    "docs",
+    "build",
+]
 
 OTHER_PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -98,6 +108,14 @@ def pure(session: nox.Session) -> None:
     install_wheel(session, pure=True)
     env = {"ANYIO_URING_EXPECT": "thread"}
     session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Run frameworks, servers and other programs that read files, as in examples/, on our files."""
+    install_groups(session, "test", "clients")
+    install_wheel(session)
+    session.run("python", "-m", "pytest", "tests/clients", *session.posargs)
 
 
 @nox.session
