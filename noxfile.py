@@ -7,11 +7,13 @@ import hashlib
 import os
 import shutil
 import sys
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
@@ -21,6 +23,7 @@ nox.options.sessions = [
     "pure",
     "clients",
     "upstream",
+    "starlette",
     "compat",
     "lint",
     "types",
@@ -118,6 +121,18 @@ def clients(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "tests/clients", *session.posargs)
 
 
+def fetch_sdist(session: nox.Session, package: str, folder: Path) -> Path:
+    """Fetch the source distribution of the version that is installed."""
+    print_version = f"from importlib.metadata import version; print(version({package!r}))"
+    version = session.run("python", "-c", print_version, silent=True)
+    session.run(
+        *("python", "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", package),
+        *("--dest", str(folder), f"{package}=={str(version).strip()}"),
+    )
+    [sdist] = folder.glob(f"{package}-*.tar.gz")
+    return sdist
+
+
 @nox.session
 def compat(session: nox.Session) -> None:
     """Run the tests that depend on AnyIO's and Trio's insides with other versions of these.
@@ -148,15 +163,7 @@ def upstream(session: nox.Session) -> None:
     codes = [0, 5] if session.posargs else [0]  # some may leave nothing to run (5)
     folder = Path(session.create_tmp()).resolve()
     shutil.rmtree(folder)
-    version = session.run(
-        *("python", "-c", "from importlib.metadata import version; print(version('anyio'))"),
-        silent=True,
-    )
-    session.run(
-        *("python", "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "anyio"),
-        *("--dest", str(folder), f"anyio=={str(version).strip()}"),
-    )
-    [sdist] = folder.glob("anyio-*.tar.gz")
+    sdist = fetch_sdist(session, "anyio", folder)
     session.run("python", "-m", "tests.upstream.prepare", str(sdist), str(folder))
     session.run(
         *("python", "-m", "pytest", "-c", "pyproject.toml", "--rootdir", "."),
@@ -175,6 +182,49 @@ def upstream(session: nox.Session) -> None:
             env={"ANYIO_URING_DRIVER": driver},
             success_codes=codes,
         )
+
+
+# What is installed while Starlette's tests run, as --anyio-uring-targets says it: a run for each.
+STARLETTE_TARGETS = ["anyio"]
+STARLETTE_TESTS = ["test_responses.py", "test_staticfiles.py", "test_formparsers.py"]
+# Root may enter every directory.
+STARLETTE_NOT_AS_ROOT = "test_staticfiles_with_invalid_dir_permissions_returns_401"
+
+
+@nox.session
+def starlette(session: nox.Session) -> None:
+    """Run Starlette's own tests of what it sends and takes, as they are, with ours installed.
+
+    They come from the source distribution of the version that is installed.
+    """
+    install_groups(session, "test", "clients")
+    session.install("blockbuster", "httpx2", "itsdangerous")
+    install_wheel(session)
+    folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder)
+    with tarfile.open(fetch_sdist(session, "starlette", folder)) as archive:
+        archive.extractall(folder, filter="data")
+    [unpacked] = folder.glob("starlette-*/")
+    shutil.rmtree(unpacked / "starlette")  # it is installed
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    left_out = [f"--deselect=tests/test_staticfiles.py::{STARLETTE_NOT_AS_ROOT}"] * is_root
+    failed = []
+    for targets in STARLETTE_TARGETS:
+        # A cache that outlasts the folder, for --last-failed; 5: nothing had failed here
+        cache = Path(".pytest_cache", f"starlette-{targets}").resolve()
+        try:
+            with session.chdir(unpacked):
+                session.run(
+                    *("python", "-W", "error::RuntimeWarning", "-m", "pytest"),
+                    *("-c", "pyproject.toml", "-o", f"cache_dir={cache}"),
+                    *(f"--anyio-uring-targets={targets}", *left_out, *session.posargs),
+                    *(f"tests/{name}" for name in STARLETTE_TESTS),
+                    success_codes=[0, 5] if session.posargs else [0],
+                )
+        except CommandFailed:
+            failed.append(targets)
+    if failed:
+        session.error(f"failed with these installed: {', '.join(failed)}")
 
 
 @nox.session
