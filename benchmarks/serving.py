@@ -1,0 +1,393 @@
+"""Files served over HTTP: Starlette under uvicorn as it is, with ours, and without any thread.
+
+``python benchmarks/serving.py [DIR]``; README.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import platform
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any, Self
+
+import anyio_uring
+import load
+import places
+import serving_report
+from anyio_uring._bench_material import drop
+from cell import Ratio, cannot_block, filtered
+from run import FAILED, INTERRUPTED, OK, TERMINATED, TerminatedError, several
+from serving_app import STACKS
+
+CONNECTIONS = 64
+SIZES = {"4KiB": 4 << 10, "64KiB": 64 << 10, "10MiB": 10 << 20}
+ROUTES = ("files", "static")
+TO_THREAD = "to_thread" in inspect.signature(anyio_uring.install).parameters
+VARIANTS = ("plain", "install", *(["to_thread"] if TO_THREAD else []), "direct")
+# Of install the share of plain, of the others that of direct
+AIMS = {("install", "4KiB"): 1.5, ("to_thread", ""): 0.9, ("blocked", ""): 0.8}
+# Cold files are asked for by so many connections, while one asks for memory now and then.
+COLD_CONNECTIONS, COLD_BYTES, PACE_SECONDS = 16, 256 << 10, 0.004
+START_SECONDS_MAX = 30.0
+TIERS = ("now", "ring", "thread")
+
+
+class Server:
+    """A process that runs `serving_app.py`."""
+
+    def __init__(self, key: str, stack: str, folder: Path) -> None:
+        self.key = key
+        variant = VARIANTS[-2] if key == "blocked" else key
+        script = str(Path(__file__).with_name("serving_app.py"))
+        command = [sys.executable, script, variant, stack, str(folder)]
+        self._process = subprocess.Popen(
+            filtered(command) if key == "blocked" else command,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        self.port = 0
+
+    def wait(self) -> None:
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            selector.select(START_SECONDS_MAX)
+        line = self._process.stdout.readline()
+        if not line:
+            raise OSError(f"{self.key}: ended with code {self._process.wait()}")
+        self.port = int(line)
+
+    def ask(self, path: str) -> tuple[bytes, int]:
+        """The answer's body, and how many bytes all of it takes."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=load.ANSWER_SECONDS_MAX)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            body = response.read()
+            head = sum(len(name) + len(value) + 4 for name, value in response.getheaders())
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise OSError(f"{self.key}: {path} is answered with {response.status}")
+        return body, len("HTTP/1.1 200 OK\r\n\r\n") + head + len(body)
+
+    def tiers(self) -> dict[str, int]:
+        found = json.loads(self.ask("/statistics")[0])
+        if self.key == "blocked" and found["driver"] != "thread":
+            raise OSError(f"blocked: io_uring was there, the driver is {found['driver']}")
+        found["now"] += found["now_opened"] + found["now_closed"]
+        return {tier: found[tier] for tier in TIERS}
+
+    def dismiss(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+@contextmanager
+def servers(keys: list[str], stack: str, folder: Path) -> Iterator[list[Server]]:
+    """Start them all, and end them whatever happens."""
+    with ExitStack() as exits:
+        crew = []
+        for key in keys:
+            with places.held():
+                crew.append(Server(key, stack, folder))
+                exits.callback(crew[-1].dismiss)
+        for server in crew:
+            server.wait()
+        yield crew
+
+
+def turns(crew: list[Server], rounds: int) -> Iterator[Server]:
+    """Each once a round, in an order that rotates."""
+    for turn in range(rounds):
+        first = turn % len(crew)
+        yield from crew[first:] + crew[:first]
+
+
+class Run:
+    """One run of this program: the report grows as it goes."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        self._arguments = arguments
+        self._folder = folder
+        self._wrk = load.has_wrk() and not arguments.no_wrk
+        self.keys = [*VARIANTS, *(["blocked"] if arguments.blocked else [])]
+        self.lines: list[dict[str, Any]] = []
+        self.failed: list[str] = []
+        self.started = time.time()
+
+    def _load(self, server: Server, path: str) -> dict[str, Any]:
+        seconds = self._arguments.seconds
+        if self._wrk:
+            found = load.by_wrk(server.port, path, connections=CONNECTIONS, seconds=seconds)
+        else:
+            options = ("--connections", CONNECTIONS, "--seconds", seconds)
+            found = load.by_ourselves(server.port, path, *options)
+        if found["errors"] or not found["bytes"]:
+            raise OSError(f"{server.key}: {path}: {found}")
+        return found
+
+    # -- cached ---------------------------------------------------------------------------------
+
+    def measure_cached(self) -> None:
+        contents = {}
+        for title in self._arguments.sizes:
+            contents[title] = os.urandom(SIZES[title])
+            (self._folder / title).write_bytes(contents[title])
+        os.sync()
+        for stack in self._arguments.stacks:
+            with servers(self.keys, stack, self._folder) as crew:
+                for route in self._arguments.routes:
+                    for title in self._arguments.sizes:
+                        self._measure_cell(crew, stack, route, title, contents[title])
+
+    def _measure_cell(
+        self, crew: list[Server], stack: str, route: str, title: str, content: bytes
+    ) -> None:
+        path = f"/{route}/{title}"
+        rates: dict[str, list[float]] = {server.key: [] for server in crew}
+        p99s: dict[str, list[float]] = {server.key: [] for server in crew}
+        tiers: dict[str, dict[str, int]] = {}
+        answer_bytes = 0
+        try:
+            for server in crew:
+                for _ in range(20):
+                    body, answer_bytes = server.ask(path)
+                    if body != content:
+                        raise OSError(f"{server.key}: {path}: not what was written")
+                tiers[server.key] = server.tiers()
+            for server in turns(crew, self._arguments.rounds):
+                found = self._load(server, path)
+                # By bytes: many big answers are not complete when the time is over
+                rates[server.key].append(found["bytes"] / answer_bytes / found["seconds"])
+                p99s[server.key].append(found["p99"])
+            for server in crew:
+                before, after = tiers[server.key], server.tiers()
+                tiers[server.key] = {tier: after[tier] - before[tier] for tier in TIERS}
+        except OSError as error:
+            self._fail(f"{stack}, {route}, {title}: {error}")
+            return
+        for key in self.keys:
+            to_plain = Ratio.of(rates[key], rates["plain"])
+            to_direct = Ratio.of(rates[key], rates["direct"])
+            aim = AIMS.get((key, title)) or AIMS.get((key, ""))
+            ratio = to_plain if key == "install" else to_direct
+            self._add(
+                stack=stack,
+                route=route,
+                size=title,
+                participant=key,
+                rate=median(rates[key]),
+                rates=rates[key],
+                p99=median(p99s[key]),
+                p99s=p99s[key],
+                to_plain=[to_plain.middle, to_plain.least, to_plain.greatest],
+                to_direct=[to_direct.middle, to_direct.least, to_direct.greatest],
+                aim=aim,
+                reached=ratio.verdict(aim),
+                tiers=tiers[key],
+            )
+
+    # -- cold -----------------------------------------------------------------------------------
+
+    def measure_cold(self) -> None:
+        count = 40 if self._arguments.quick else 400
+        paths = [self._folder / f"cold{number}" for number in range(count)]
+        for path in paths:
+            path.write_bytes(os.urandom(COLD_BYTES))
+        os.sync()
+        for stack in self._arguments.stacks:
+            try:
+                with servers(self.keys, stack, self._folder) as crew:
+                    self._measure_cold_cell(crew, stack, paths)
+            except OSError as error:
+                self._fail(f"{stack}, cold: {error}")
+
+    def _measure_cold_cell(self, crew: list[Server], stack: str, paths: list[Path]) -> None:
+        before = {server.key: server.tiers() for server in crew}
+        idle: dict[str, list[float]] = {key: [] for key in self.keys}
+        busy: dict[str, list[float]] = {key: [] for key in self.keys}
+        rates: dict[str, list[float]] = {key: [] for key in self.keys}
+        for server in turns(crew, self._arguments.rounds):
+            with Probe(server) as probe:
+                time.sleep(self._arguments.seconds)
+            idle[server.key].append(probe.p99)
+            forget(paths)
+            with Probe(server) as probe:
+                options = ("--connections", COLD_CONNECTIONS, "--count", len(paths))
+                found = load.by_ourselves(server.port, "/files/cold{}", *options)
+            busy[server.key].append(probe.p99)
+            rates[server.key].append(found["requests"] / found["seconds"])
+        for server in crew:
+            key, after = server.key, server.tiers()
+            ratio = Ratio.of(busy[key], idle[key])
+            self._add(
+                stack=stack,
+                participant=key,
+                rate=median(rates[key]),
+                idle=median(idle[key]),
+                busy=median(busy[key]),
+                to_idle=[ratio.middle, ratio.least, ratio.greatest],
+                tiers={tier: after[tier] - before[key][tier] for tier in TIERS},
+            )
+
+    # -- the report -----------------------------------------------------------------------------
+
+    def _fail(self, text: str) -> None:
+        self.failed.append(text)
+        print(f"FAILED: {text}", file=sys.stderr, flush=True)
+
+    def _add(self, **line: Any) -> None:
+        total = sum(line["tiers"].values())
+        shares = sorted(line["tiers"].items(), key=lambda tier: -tier[1])
+        served = [f"{tier} {count / total:.0%}" for tier, count in shares if count > total / 200]
+        line["served_by"] = ", ".join(served) if total else ""
+        self.lines.append(line)
+        print(serving_report.terminal(line), flush=True)
+
+    def report(self) -> dict[str, Any]:
+        info = anyio_uring.driver_info(self._folder)
+        return {
+            "anyio_uring": anyio_uring.__version__,
+            "python": platform.python_version(),
+            "anyio": version("anyio"),
+            "starlette": version("starlette"),
+            "uvicorn": version("uvicorn"),
+            "kernel": f"{platform.system()} {platform.release()}",
+            "cpus": os.cpu_count(),
+            "file_system": info.file_system,
+            "driver": info.driver,
+            "reason": info.reason,
+            "load": "wrk" if self._wrk else "benchmarks/load.py",
+            "cold": self._arguments.cold,
+            "rounds": self._arguments.rounds,
+            "seconds_each": self._arguments.seconds,
+            "lines": self.lines,
+            "failed": self.failed,
+            "seconds": round(time.time() - self.started, 1),
+        }
+
+
+class Probe:
+    """In a process of its own, one connection that asks what needs no file, now and then."""
+
+    def __init__(self, server: Server) -> None:
+        script = str(Path(load.__file__))
+        options = ["--connections", "1", "--pace", str(PACE_SECONDS), "--until-eof"]
+        self._process = subprocess.Popen(
+            [sys.executable, script, str(server.port), "/memory", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
+        )
+        self.p99 = 0.0
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # it has begun
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        try:
+            out, _ = self._process.communicate(timeout=load.ANSWER_SECONDS_MAX)
+        finally:
+            self._process.kill()
+        if not out:
+            raise OSError("the probe ended early")
+        self.p99 = json.loads(out)["p99"]
+
+
+def forget(paths: list[Path]) -> None:
+    """Have the files cold: their pages, and, as root, all that the kernel has cached."""
+    for path in paths:
+        drop(path)
+    if os.geteuid() == 0:
+        try:
+            Path("/proc/sys/vm/drop_caches").write_text("3")
+        except OSError:  # a container's
+            return
+
+
+def arguments_of(command: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("directory", nargs="?", type=Path, default=Path(), metavar="DIR")
+    parser.add_argument(
+        "--blocked",
+        action="store_true",
+        help="measure ours also where a seccomp filter refuses io_uring",
+    )
+    parser.add_argument(
+        "--cold",
+        action="store_true",
+        help="files that are not in memory, and how long a route that needs none takes meanwhile; "
+        "as root, the kernel's caches are dropped",
+    )
+    parser.add_argument("--stacks", type=several(tuple(STACKS)), default=list(STACKS))
+    parser.add_argument("--sizes", type=several(tuple(SIZES)), default=list(SIZES))
+    parser.add_argument("--routes", type=several(ROUTES), default=list(ROUTES))
+    parser.add_argument("--rounds", type=int, help="default: 5")
+    parser.add_argument("--seconds", type=float, help="of one measurement (default: 2)")
+    parser.add_argument("--no-wrk", action="store_true", help="load.py asks, also if there is wrk")
+    parser.add_argument("--quick", action="store_true", help="whether it runs, not how fast")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
+    arguments = parser.parse_args(command)
+    if arguments.quick:
+        arguments.no_wrk = True  # which takes a second at least
+    arguments.rounds = arguments.rounds or (1 if arguments.quick else 5)
+    arguments.seconds = arguments.seconds or (0.1 if arguments.quick else 2.0)
+    return arguments
+
+
+def main(command: list[str] | None = None) -> int:
+    arguments = arguments_of(command)
+    if arguments.blocked and (reason := cannot_block()):
+        print(f"serving.py: --blocked: {reason}", file=sys.stderr)
+        return FAILED
+
+    def terminate(*_: object) -> None:
+        raise TerminatedError
+
+    signal.signal(signal.SIGTERM, terminate)
+    with ExitStack() as exits:
+        code = OK
+        try:
+            folder = exits.enter_context(places.folder_in(arguments.directory))
+            run = Run(arguments, folder)
+            if not load.has_wrk() and not arguments.no_wrk:
+                print(f"load.py asks, as there is no wrk: {load.HINT}", file=sys.stderr)
+            try:
+                run.measure_cold() if arguments.cold else run.measure_cached()
+            except KeyboardInterrupt as interrupt:
+                code = TERMINATED if isinstance(interrupt, TerminatedError) else INTERRUPTED
+                run.failed.append("ended early")
+            found = run.report()
+            if arguments.json:
+                arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            if arguments.markdown:
+                arguments.markdown.write_text(serving_report.markdown(found), encoding="utf-8")
+        except OSError as error:
+            print(f"serving.py: {error}", file=sys.stderr)
+            return FAILED
+    print(*serving_report.summary(found), sep="\n")
+    return code or (FAILED if run.failed or not run.lines else OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
