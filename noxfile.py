@@ -175,7 +175,7 @@ def upstream(session: nox.Session) -> None:
             *("python", "-m", "pytest", "-c", "pyproject.toml", "--rootdir", "."),
             *("--import-mode=prepend", "-o", "anyio_mode=auto", "-o", "pythonpath="),
             *(
-                "--anyio-uring-targets=anyio,trio",
+                "--anyio-uring-targets=anyio,trio,to_thread",
                 *session.posargs,
                 str(folder / "anyio" / "tests"),
             ),
@@ -185,7 +185,7 @@ def upstream(session: nox.Session) -> None:
 
 
 # What is installed while Starlette's tests run, as --anyio-uring-targets says it: a run for each.
-STARLETTE_TARGETS = ["anyio"]
+STARLETTE_TARGETS = ["anyio", "anyio,to_thread"]
 STARLETTE_TESTS = ["test_responses.py", "test_staticfiles.py", "test_formparsers.py"]
 # Root may enter every directory.
 STARLETTE_NOT_AS_ROOT = "test_staticfiles_with_invalid_dir_permissions_returns_401"

@@ -1,6 +1,7 @@
 # The pages must build without a network, so other projects' names are not looked up.
 
 import tomllib
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from anyio_uring._served import names as served_names
 from anyio_uring._targets import TARGETS, swaps_of
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
@@ -45,20 +47,34 @@ doctest_test_doctest_blocks = ""
 doctest_global_setup = "import anyio, anyio_uring"
 
 
+def listed(names: Iterable[tuple[str, Iterable[str]]]) -> nodes.bullet_list:
+    """Names by where they are."""
+    found = nodes.bullet_list()
+    for owner, group in names:
+        paragraph = nodes.paragraph("", f"{owner}: ")
+        for number, name in enumerate(group):
+            paragraph += nodes.Text(", " if number else "")
+            paragraph += nodes.literal("", name)
+        found += nodes.list_item("", paragraph)
+    return found
+
+
 class Installed(SphinxDirective):
     """The functions that `install` swaps, from the table that it uses."""
 
     def run(self) -> list[nodes.Node]:
-        names = [swap.name for target in TARGETS for swap in swaps_of(target)]
-        listed = nodes.bullet_list()
-        for owner, group in groupby(names, lambda name: name.rpartition(".")[0]):
-            paragraph = nodes.paragraph("", f"{owner}: ")
-            for number, name in enumerate(group):
-                paragraph += nodes.Text(", " if number else "")
-                paragraph += nodes.literal("", name.rpartition(".")[2])
-            listed += nodes.list_item("", paragraph)
-        return [listed]
+        names = [swap.name.rpartition(".") for target in TARGETS for swap in swaps_of(target)]
+        groups = groupby(names, lambda name: name[0])
+        return [listed((owner, [name for *_, name in group]) for owner, group in groups)]
+
+
+class Served(SphinxDirective):
+    """The functions that need no thread in `run_sync`, from the table that it uses."""
+
+    def run(self) -> list[nodes.Node]:
+        return [listed(served_names().items())]
 
 
 def setup(app: Sphinx) -> None:
     app.add_directive("installed", Installed)
+    app.add_directive("served", Served)

@@ -29,7 +29,7 @@ VARIABLE = "ANYIO_URING_INSTALL"
 class InstallError(RuntimeError):
     """A target cannot be served; `install` raises this with ``strict=True``.
 
-    :ivar target: ``"anyio"`` or ``"trio"``
+    :ivar target: ``"anyio"``, ``"trio"`` or ``"to_thread"``
     :ivar version: of the package that is there
 
     >>> import anyio_uring
@@ -117,7 +117,9 @@ _runs = dict.fromkeys(TARGETS, 0)
 _swapped: dict[str, list[Swap]] = {}
 
 
-def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> Installation:
+def install(
+    *, anyio: bool = True, trio: bool = False, to_thread: bool = False, strict: bool = False
+) -> Installation:
     """Have AnyIO's and Trio's own files, paths, temporary files and streams served by us.
 
     For the whole process, until :meth:`Installation.uninstall`.  Names that were imported before,
@@ -128,6 +130,8 @@ def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> 
         ``SpooledTemporaryFile``, ``TemporaryDirectory``, ``mkstemp``, ``mkdtemp``, and
         ``FileReadStream`` and ``FileWriteStream`` made by ``from_path``
     :param trio: Trio's ``open_file`` and ``Path``
+    :param to_thread: ``anyio.to_thread.run_sync`` of functions that need no thread, such as
+        ``os.stat``: :doc:`the list </how-to/install>`
     :param strict: raise where a target cannot be served; otherwise it is left wholly as it is,
         with a RuntimeWarning: an upgrade of AnyIO shall not keep a server from starting
     :raises InstallError: a target's version or functions are not as expected, and `strict`
@@ -148,7 +152,8 @@ def install(*, anyio: bool = True, trio: bool = False, strict: bool = False) -> 
     installation = Installation()
     try:
         with _lock:
-            for target, wanted in (("anyio", anyio), ("trio", trio)):
+            wishes = (("anyio", anyio), ("trio", trio), ("to_thread", to_thread))
+            for target, wanted in wishes:
                 if wanted:
                     installation._add(target)
         for target, reason in installation.skipped.items():
@@ -196,8 +201,8 @@ def targets_of(text: str) -> dict[str, bool]:
     unknown = set(words) - set(TARGETS)
     if unknown:
         raise ValueError(
-            f"{VARIABLE} and --anyio-uring-targets are 1, 0 or a list of 'anyio' and 'trio', "
-            f"not {text!r}"
+            f"{VARIABLE} and --anyio-uring-targets are 1, 0 or a list of 'anyio', 'trio' "
+            f"and 'to_thread', not {text!r}"
         )
     return {target: target in words for target in TARGETS}
 

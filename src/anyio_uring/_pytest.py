@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--anyio-uring-targets",
         dest="anyio_uring",
         metavar="TARGETS",
-        help="the same for a list of 'anyio' and 'trio', 1 or 0 "
+        help="the same for a list of 'anyio', 'trio' and 'to_thread', 1 or 0 "
         f"(environment, without an option: {VARIABLE})",
     )
 
@@ -55,6 +55,6 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         return None
     from ._info import driver_info
 
-    targets = sorted({name.partition(".")[0] for name in installation.patched}) or ["nothing"]
+    targets = sorted(installation._served) or ["nothing"]
     info = driver_info()
     return f"anyio_uring: serves {', '.join(targets)}; driver {info.driver}: {info.reason}"

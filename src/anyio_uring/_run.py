@@ -26,7 +26,7 @@ Run a program with AnyIO's files served by anyio_uring, without changing a line 
   -          standard input
 
 What is served: AnyIO's files, or what {VARIABLE} says: 1 for AnyIO's, or a list
-of 'anyio' and 'trio'; 0 for nothing.  A process that the program starts
+of 'anyio', 'trio' and 'to_thread'; 0 for nothing.  A process that the program starts
 has to install it by itself.
 
 examples:

@@ -12,16 +12,17 @@ from typing import Any
 
 from ._swap import Swap, copy_of
 
-# The major versions whose functions are known.
-TARGETS = {"anyio": 4, "trio": 0}
+# The major versions whose functions are known, of the packages that have them.
+TARGETS = {"anyio": 4, "trio": 0, "to_thread": 4}
+PACKAGES = {"anyio": "anyio", "trio": "trio", "to_thread": "anyio"}
 
 Pieces = Iterator[tuple[str, Callable[..., Any], Callable[..., Any]]]
 
 
 def version_of(target: str) -> str:
-    """The version of the package that is installed."""
+    """The version of the target's package that is installed."""
     try:
-        return version(target)
+        return version(PACKAGES[target])
     except PackageNotFoundError:  # it was made a part of something else
         return "of unknown version"
 
@@ -40,14 +41,15 @@ def swaps_of(target: str) -> list[Swap]:
     :raises AttributeError: one of the functions is not there
     :raises ImportError: the package is not installed
     """
-    pieces = {"anyio": _of_anyio, "trio": _of_trio}[target]
+    pieces = {"anyio": _of_anyio, "trio": _of_trio, "to_thread": _of_to_thread}[target]
     return [Swap(*piece) for piece in pieces()]
 
 
 def wrapped_obstacle(target: str, swap: Swap) -> str | None:
     """Whether the name leads to somebody else's function by now, whose body is his."""
-    module = getattr(swap.function, "__globals__", {}).get("__name__", target)
-    if module.partition(".")[0] == target:
+    package = PACKAGES[target]
+    module = getattr(swap.function, "__globals__", {}).get("__name__", package)
+    if module.partition(".")[0] == package:
         return None
     return f"{swap.name} has been replaced by a function of {module}"
 
@@ -133,6 +135,15 @@ def _from_path(kind: Any, ours: Any, original: Callable[..., Any]) -> Callable[.
         return await (ours.from_path(path, append) if cls is kind else original(cls, path, append))
 
     return write if "append" in original.__code__.co_varnames else read
+
+
+def _of_to_thread() -> Pieces:
+    from anyio import to_thread
+
+    from ._served import serving
+
+    function = to_thread.run_sync
+    yield "anyio.to_thread.run_sync", function, serving(copy_of(function))
 
 
 # -- Trio -----------------------------------------------------------------------------------------

@@ -89,13 +89,14 @@ async def decoded(
     limiter: CapacityLimiter | None,
 ) -> str:
     """The text that a text file with this content has."""
-    decode = partial(_decode, data, encoding, errors, newline)
+    decoding = partial(decode, data, encoding, errors, newline)
     if len(data) <= DECODE_MAX:
-        return decode()
-    return await runtime.paths.do(decode, limiter)
+        return decoding()
+    return await runtime.paths.do(decoding, limiter)
 
 
-def _decode(data: bytes, encoding: str, errors: str | None, newline: str | None) -> str:
+def decode(data: bytes, encoding: str, errors: str | None, newline: str | None) -> str:
+    """The same at once, in the thread that calls it."""
     return io.TextIOWrapper(io.BytesIO(data), encoding, errors, newline).read()
 
 

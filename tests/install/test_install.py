@@ -57,7 +57,7 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def functions() -> list[Any]:
-    return [swap.function for target in TARGETS for swap in _targets.swaps_of(target)]
+    return [swap.function for target in _targets.TARGETS for swap in _targets.swaps_of(target)]
 
 
 def snapshot() -> list[Any]:
@@ -145,7 +145,7 @@ def test_functions_look_as_before() -> None:
         ]
 
     before = look()
-    with install(trio=True):
+    with install(trio=True, to_thread=True):
         assert look() == before
 
 
@@ -178,6 +178,7 @@ def test_installing_in_threads_while_files_are_used(tmp_path: Path) -> None:
             async with await anyio.open_file(tmp_path / "file", "rb") as file:
                 assert await file.read() == b"content"
             assert (await anyio.Path(tmp_path / "file").stat()).st_size == 7
+            assert (await anyio.to_thread.run_sync(os.stat, tmp_path / "file")).st_size == 7
             assert [path.name async for path in anyio.Path(tmp_path).iterdir()] == ["file"]
 
     def work(function: Any, *arguments: Any) -> None:
@@ -191,7 +192,9 @@ def test_installing_in_threads_while_files_are_used(tmp_path: Path) -> None:
 
     def swap_often(number: int) -> None:
         for count in range(2500):
-            with install(anyio=count % 3 != 0, trio=count % 2 == 0, strict=True):
+            with install(
+                anyio=count % 3 != 0, trio=count % 2 == 0, to_thread=count % 5 != 0, strict=True
+            ):
                 installations.append(None)
 
     users = [threading.Thread(target=work, args=(anyio.run, use)) for _ in range(2)]
@@ -480,7 +483,7 @@ def test_function_that_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unknown")
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", list(_targets.TARGETS))
 @pytest.mark.parametrize("version", ["99.0.1", "99rc1", "dev", None])
 def test_version_that_is_not_known(
     monkeypatch: pytest.MonkeyPatch, target: str, version: str | None
@@ -492,7 +495,7 @@ def test_version_that_is_not_known(
 
     monkeypatch.setattr(_targets, "version", version_of)
     with pytest.warns(RuntimeWarning, match=f"{target} {version or 'of unknown'}.* is left as it"):
-        installation = install(anyio=target == "anyio", trio=target == "trio")
+        installation = install(**{name: name == target for name in _targets.TARGETS})
     assert list(installation.skipped) == [target]
 
 
@@ -505,7 +508,7 @@ def test_version_before_its_release_is_known(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("unknown")
 def test_warnings_that_are_errors_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_targets, "TARGETS", {"anyio": 4, "trio": 99})
+    monkeypatch.setitem(_targets.TARGETS, "trio", 99)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match=r"trio .* is left as it is"):

@@ -43,7 +43,7 @@ INSTALLED = """\
 @pytest.fixture(autouse=True)
 def installed():
     import anyio_uring
-    with anyio_uring.install(trio=True, strict=True):
+    with anyio_uring.install(trio=True, to_thread=True, strict=True):
         yield
 """
 BY_NAME = """\
