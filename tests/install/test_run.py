@@ -191,8 +191,10 @@ def test_error_of_the_program_is_its_own(tmp_path: Path) -> None:
 
 
 def test_texts() -> None:
-    assert targets_of("1") == {"anyio": True, "trio": False}
-    assert targets_of("") == targets_of("0") == {"anyio": False, "trio": False}
+    nothing = {"anyio": False, "trio": False, "to_thread": False}
+    assert targets_of("1") == {**nothing, "anyio": True}
+    assert targets_of("anyio, to_thread") == {**nothing, "anyio": True, "to_thread": True}
+    assert targets_of("") == targets_of("0") == nothing
     with pytest.raises(ValueError, match="not 'anyio,curio'"):
         targets_of("anyio,curio")
 

@@ -243,11 +243,11 @@ async def test_hook_that_refuses(
             if "file" in str(item):
                 raise RuntimeError("refused")
 
-    before = set(os.listdir("/proc/self/fd"))
-    for function, *args in (
-        (open, str(tmp_path / "file"), "rb"),
-        (P(tmp_path / "file").read_bytes,),
-    ):
+    monkeypatch.chdir(tmp_path)
+    path = P("file")
+    (await spied.run_sync(open, __file__, "rb")).close()  # what is opened once and for all
+    before = os.listdir("/proc/self/fd")
+    for function, *args in ((open, "file", "rb"), (path.read_bytes,), (path.read_text,)):
         monkeypatch.setattr(sys.modules[__name__], "events", Refusing())
         with pytest.raises(RuntimeError, match="refused"):
             await spied.run_sync(function, *args)
