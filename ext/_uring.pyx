@@ -238,7 +238,9 @@ cdef class Meter:
     cdef object timers          # and timers
     cdef int spared             # turns of the loop, since the last that the gate has waited for
     cdef int64_t granted        # the allowance at its beginning,
-    cdef int64_t granted_at     # and when that was
+    cdef int64_t granted_at     # when that was,
+    cdef uintptr_t granted_to   # for which task,
+    cdef int64_t used_up_at     # and when that found it used up
     cdef double due             # Trio's next deadline when it was last looked at
     cdef public bint busy       # a task waits for its turn (the gate's line)
     cdef readonly int64_t left
@@ -265,7 +267,8 @@ cdef class Meter:
         self.cost_fixed = 1_450
         self.cost_buffered = 500    # more than it is: the task does something with each of them
         self.cost_shift = 4     # 16 bytes per nanosecond: fast memory, see `took`
-        self.left = self.budget
+        self.left = self.granted = self.budget
+        self.granted_at = self.used_up_at = au_now()
         self.events = -1
         self.inline_max = 1 << 20
         self.enabled = True
@@ -319,12 +322,31 @@ cdef class Meter:
 
         :param spare: for a task on its own, seconds until the loop has something else to do
         """
-        self.spared = 0
-        self.left = self.budget
+        cdef int64_t allowance = self.budget
         if 0 <= spare * 1e9 < self.budget:
-            self.left = max(<int64_t>(spare * 1e9), self.budget_least)
-        self.granted = self.left
-        self.granted_at = au_now()
+            allowance = max(<int64_t>(spare * 1e9), self.budget_least)
+        self.spared = 0
+        self.grant(allowance, self.task())
+
+    cpdef bint overdue(self) except -1:
+        """Whether the loop was busy otherwise, or asleep, for much longer than the last allowance,
+        since that was used up.
+        """
+        return au_now() - self.used_up_at > 4 * self.granted
+
+    cdef uintptr_t task(self) except? 0:
+        """The identity of the current task."""
+        cdef PyObject *found
+        if self.kind == 2:
+            found = PyDict_GetItemWithError(self.trio_locals, "task")
+            return <uintptr_t>found
+        if self.kind == 1 and type(self.current_task) is dict:
+            found = PyDict_GetItemWithError(self.current_task, self.loop)
+            return <uintptr_t>found
+        if self.kind == 1:
+            current = self.current_task(self.loop)
+            return <uintptr_t><void *>current
+        return 0
 
     cpdef double spare(self) except? -2.0:
         """Seconds until the loop has something else to do; 0.0: at once; -1.0: nobody can tell.
@@ -362,27 +384,44 @@ cdef class Meter:
         return seconds
 
     cdef bint spare_turn(self) except -1:
-        """Refill where a turn of the loop would find nothing to do.
+        """Refill without a turn of the loop: where it would find nothing to do, or is so busy with
+        other things that a small allowance is lost among them.
 
-        Not for ever, and only for a task that does little else: what it does between its operations
-        takes nothing from the allowance, and there may be much of it.
+        The former not for ever, and only for a task that does little else: what it does between its
+        operations takes nothing from the allowance, and there may be much of it.  The latter only
+        for another task than the last time: in a server each request would else wait for all the
+        others at each of its operations.
         """
         cdef double seconds
+        cdef uintptr_t task
         cdef int64_t now
-        if self.events < 0 or self.busy or self.spared == _SPARED_MAX:
-            return False
-        now = au_now()
-        if now - self.granted_at > 4 * self.granted:
+        cdef bint overdue
+        if self.cost_shift == 63:
+            return False            # operations are counted
+        task = self.task()
+        if task != self.granted_to and self.granted_to != 0:
+            overdue = self.overdue()
+            if overdue:
+                self.grant(self.budget_least, task)
+            return overdue
+        self.granted_to = task
+        self.used_up_at = now = au_now()    # what went by until here was its own time
+        if (self.events < 0 or self.busy or self.spared == _SPARED_MAX
+                or now - self.granted_at > 4 * self.granted):
             return False
         if self.others_ready() if self.kind == 2 else self.cancelling():
             return False            # there is a turn to wait for
         seconds = self.spare()
         if not seconds * 1e9 >= self.budget_least:
             return False
-        self.left = self.granted = <int64_t>min(seconds * 1e9, <double>self.budget_most)
-        self.granted_at = now
+        self.grant(<int64_t>min(seconds * 1e9, <double>self.budget_most), task)
         self.spared += 1
         return True
+
+    cdef void grant(self, int64_t allowance, uintptr_t task) noexcept:
+        self.left = self.granted = allowance
+        self.granted_at = self.used_up_at = au_now()
+        self.granted_to = task
 
     cdef bint cancelling(self) except -1:
         """Whether the current asyncio task is being cancelled."""

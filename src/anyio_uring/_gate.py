@@ -61,7 +61,7 @@ class Gate:
                 await checkpoint()
             spare = meter.spare()
             for _ in range(GIVE_WAY_MAX):
-                if spare:
+                if spare or meter.overdue():
                     break
                 await checkpoint()
                 spare = meter.spare()

@@ -162,6 +162,55 @@ async def test_loop_that_is_told_to_stop_stops(file: AsyncFile[bytes]) -> None:
     assert current_runtime().meter.spare() == math.inf
 
 
+async def charged_in_another_task(times: int) -> int:
+    """How many reads of so many a task of its own would be admitted, one after the other."""
+    meter = current_runtime().meter
+    admitted = 0
+
+    async def charge() -> None:
+        nonlocal admitted
+        admitted = sum(meter.charge(SIZE) for _ in range(times))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(charge)
+    return admitted
+
+
+def use_up(seconds: float) -> None:
+    """Have the current task use its allowance up, and time go by after that."""
+    meter = current_runtime().meter
+    meter.refill()
+    while meter.charge(SIZE):
+        pass
+    begun = time.perf_counter()
+    while time.perf_counter() < begun + seconds:
+        pass
+
+
+async def test_where_the_loop_is_busy_otherwise_another_task_gets_a_small_allowance_at_once(
+    file: AsyncFile[bytes],
+) -> None:
+    meter, most = current_runtime().meter, in_turns(1)
+    meter.busy = True  # so that no turn is spared
+    use_up(0.0)
+    assert await charged_in_another_task(most) == 0
+    use_up(0.01)
+    assert 0 < await charged_in_another_task(most) < most // 2
+    meter.busy = False
+
+
+async def test_time_that_a_task_has_spent_itself_gets_it_no_allowance(
+    file: AsyncFile[bytes],
+) -> None:
+    meter = current_runtime().meter
+    meter.busy = True
+    use_up(0.01)
+    assert not meter.charge(SIZE)
+    assert meter.overdue() is False
+    assert not meter.charge(SIZE)
+    meter.busy = False
+
+
 @OF_ASYNCIO
 async def test_who_becomes_ready_does_not_wait_for_more_than_an_allowance(
     file: AsyncFile[bytes],

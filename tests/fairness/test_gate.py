@@ -42,6 +42,9 @@ async def file(path: Path) -> AsyncIterator[AsyncFile[bytes]]:
         yield file
 
 
+ALLOWANCE, SMALL = 200e-6, 60e-6  # seconds
+
+
 def in_a_turn(size: int = SIZE) -> int:
     """Operations of so many bytes that the allowance of one turn admits."""
     meter = current_runtime().meter
@@ -85,6 +88,7 @@ class Readers:
         self.total = total
         self.log: list[int] = []
         self.turns: Counter[int] = Counter()  # reads in each turn of the loop
+        self.seconds: list[float] = []  # and how long it took
         self.turn = 0
 
     async def read(self, number: int) -> None:
@@ -95,7 +99,9 @@ class Readers:
 
     async def count_turns(self) -> None:
         while len(self.log) < self.total:
+            begun = time.perf_counter()
             await checkpoint()
+            self.seconds.append(time.perf_counter() - begun)
             self.turn += 1
 
     async def run(self, tasks: int) -> None:
@@ -117,9 +123,12 @@ async def test_shares_are_equal_and_turns_bounded(
     assert len(shares) == tasks
     assert max(shares.values()) <= 2 * min(shares.values())
     # One task passes the gate in each turn of the loop.  Trio shuffles the tasks of a turn, so
-    # there two may come between two looks at the counter.
+    # there two may come between two looks at the counter.  In a turn that takes long, as the first
+    # does in which all of them begin, others get small allowances, four times as long apart.
     factor = 2 if anyio_backend_name == "trio" else 1
-    assert max(readers.turns.values()) <= factor * burst
+    for turn, reads in readers.turns.items():
+        small = max(readers.seconds[turn] - 4 * ALLOWANCE, 0) / (4 * SMALL) * (SMALL / ALLOWANCE)
+        assert reads <= factor * burst * (1 + small)
     counts = statistics()
     assert counts.now == len(readers.log)
     assert (counts.ring, counts.thread) == (0, 0)
