@@ -228,6 +228,7 @@ cdef class Meter:
     cdef uintptr_t runner       # identity of Trio's; 0 once it has ended
     cdef object current_task    # dict or callable: loop -> task
     cdef object task_states     # AnyIO's WeakKeyDictionary.data: ref(task) -> state
+    cdef object eager           # asyncio's tasks in a first step within another's; None: unknown
     cdef object task_reference  # of the task seen last, and its state
     cdef object task_state
     cdef dict trio_locals       # Trio's variables of this thread: "task", "runner"
@@ -274,8 +275,9 @@ cdef class Meter:
         self.enabled = True
         self.linger_ns = _LINGER_NS
 
-    def watch_asyncio(self, loop, current_task, task_states):
+    def watch_asyncio(self, loop, current_task, task_states, eager=None):
         self.kind = 1
+        self.eager = eager
         self.thread = PyThread_get_thread_ident()
         self.loop = loop
         self.current_task = current_task
@@ -400,7 +402,9 @@ cdef class Meter:
             return False            # operations are counted
         task = self.task()
         if task != self.granted_to and self.granted_to != 0:
-            overdue = self.overdue()
+            # An eager task is another one without any turn of the loop
+            overdue = ((self.kind == 2 or (self.eager is not None and not self.eager))
+                       and self.overdue())
             if overdue:
                 self.grant(self.budget_least, task)
             return overdue
@@ -2987,7 +2991,8 @@ cdef class Ring:
         return 0
 
     cdef int ask_again(self) except -1:
-        """Before the next operation, not by a clock: one that nobody competes with may stay.
+        """Before the next operation, or in `wait`, not by a clock: one that nobody competes with
+        may stay.
 
         A worker that the machine does not let run can miss any number of cancels; one that waits
         for a device hears none.  So never more often than `_DEAF_NS`.
@@ -3225,6 +3230,9 @@ cdef class Ring:
         self.check_thread()
         if seconds < 0:
             seconds = 0
+        if self.deaf:
+            self.ask_again()
+            seconds = min(seconds, _DEAF_NS * 1e-9)     # whoever waits for those comes again
         timeout.tv_sec = <int64_t>seconds
         timeout.tv_nsec = <int64_t>((seconds - <double>timeout.tv_sec) * 1e9)
         if self.backlog:

@@ -28,6 +28,7 @@ class AsyncioView(NamedTuple):
 
     current_task: Any  # dict or callable: loop -> task
     task_states: dict[Any, Any]
+    eager: Any  # tasks that take their first step within another's; None: nobody can tell
 
 
 def asyncio_view() -> AsyncioView | None:
@@ -54,7 +55,9 @@ def asyncio_view() -> AsyncioView | None:
             current = table
     except (ImportError, AttributeError, RuntimeError):
         return None
-    return AsyncioView(current, states)
+    # (of 3.12 on; as long as one is in its first step)
+    eager = vars(asyncio.tasks).get("_eager_tasks", () if sys.version_info < (3, 12) else None)
+    return AsyncioView(current, states, eager)
 
 
 # What AnyIO says in Task.cancel(msg) when a cancel scope, not a person, cancels a task.

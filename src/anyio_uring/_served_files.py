@@ -4,7 +4,8 @@ Whoever calls them that way may use the file without AnyIO as well, so it stays 
 and its method is called as it is: in the loop's thread, if it is proven just before that it will
 not wait for a disk - the bytes that it will read are in memory, the bytes that it writes fit into
 its buffer - and otherwise in a thread.  A file of Python's has a lock, so nothing is called in the
-loop's thread while a thread is in another of its methods.
+loop's thread while a thread that came this way is in another of its methods; for one of another
+kind the loop waits.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from types import FunctionType, MethodType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from ._direct import O_DIRECT
 from ._handle import COMPILED, MISS, Handle, fd_facts
 
 # Of exactly these types: what a subclass does is its own affair.
 KINDS: Final = (io.FileIO, io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
+READ_MAX: Final = 1 << 40
 # Methods behind which a file that reads and writes holds nothing unwritten.
 SETTLING: Final = frozenset({"read", "seek", "flush"})
 
@@ -45,6 +48,15 @@ class Known:
 
 _known: WeakKeyDictionary[Any, Known] = WeakKeyDictionary()
 _known_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _known_lock
+    _known_lock = threading.Lock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class FileCall:
@@ -82,8 +94,8 @@ class FileCall:
     def cost(self) -> int:
         """The bytes that are copied to see whether they are in memory, and by the call."""
         if self.name == "read" and self.args and type(self.args[0]) is int:
-            return 2 * max(self.args[0], 0)
-        return 0
+            return 2 * min(max(self.args[0], 0), READ_MAX)
+        return 0  # what it does without a size is taken later
 
     def is_proven(self, known: Known) -> bool:
         """Whether it will not wait.  For a caller that was admitted."""
@@ -97,7 +109,10 @@ class FileCall:
 
 
 def _get_to_know(file: Any, raw: io.FileIO, fd: int) -> Known:
+    import fcntl  # (not on Windows, where there is no core)
+
     st_mode, blksize, _, _, now, local = fd_facts(fd)
+    local = local and not fcntl.fcntl(fd, fcntl.F_GETFL) & O_DIRECT
     access = os.O_RDONLY if not raw.writable() else os.O_RDWR if raw.readable() else os.O_WRONLY
     handle = Handle(
         fd, access, closefd=False, st_mode=st_mode, blksize=blksize, now=now, local=local
@@ -121,8 +136,10 @@ def file_call(function: Any, args: tuple[Any, ...], options: dict[str, Any]) -> 
     name = function.__name__
     if type(function) is MethodType:
         # Its attribute `_file` is documented: it tells what the file has become
-        if type(owner) is not tempfile.SpooledTemporaryFile or function.__func__ not in SPOOLED:
+        if type(owner) is not tempfile.SpooledTemporaryFile:
             return None
+        if function.__func__ not in SPOOLED:
+            name = ""  # never at once, but a thread is known to be in it
         owner = owner._file
     if not COMPILED or type(owner) not in KINDS:
         return None
@@ -164,7 +181,11 @@ def _read(file: Any, known: Known, args: tuple[Any, ...]) -> bool:
         wanted = size - ahead
     if file is not raw:
         wanted += _buffer_size(file)  # what it reads ahead
-    return handle.pread_cached(wanted, position) is not None
+    if wanted > READ_MAX or handle.pread_cached(wanted, position) is None:
+        return False
+    if size < 0 and handle.meter is not None:
+        handle.meter.spend(2 * wanted)
+    return True
 
 
 def _write(file: Any, known: Known, args: tuple[Any, ...]) -> bool:
@@ -179,6 +200,8 @@ def _write(file: Any, known: Known, args: tuple[Any, ...]) -> bool:
 def _seek(file: Any, known: Known, args: tuple[Any, ...]) -> bool:
     if not 1 <= len(args) <= 2 or any(type(value) is not int for value in args):
         return False
+    if len(args) == 2 and args[1] not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
+        return False  # SEEK_DATA asks the disk
     return _holds_nothing(file, known)
 
 

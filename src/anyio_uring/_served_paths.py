@@ -13,7 +13,6 @@ import pathlib
 import stat
 import sys
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -27,12 +26,15 @@ from ._path_ops import PathOps
 from ._runtime import Runtime
 from ._whole import DECODE_MAX, STAT_COST_BYTES, decode
 
-# Starlette looks at each directory on the way, in Python: as much time as copying so much.
+# Starlette looks at each directory on the way, in Python: as much time as copying so much, for a
+# path that is not out of the ordinary.
 LOOKUP_COST_BYTES = 256 << 10
+LOOKUP_LENGTH_MAX, LOOKUP_DEPTH_MAX, LOOKUP_DIRECTORIES_MAX = 1024, 32, 8
 NOT_SERVED: Final = object()
 OPEN_FUNCTION: Final = open  # whatever the name is made to mean later
 PATHS: Final = (type(pathlib.Path()), type(pathlib.PurePath()), anyio.Path)
 MODE_MAX = 0o7777
+ENCODINGS = frozenset({"locale", "utf-8", "utf8", "ascii", "us-ascii", "latin-1", "iso-8859-1"})
 
 
 class Call(NamedTuple):
@@ -113,6 +115,8 @@ def _facts_at_once(path: Any, follow: bool, meter: Any) -> Any:
             return stat_quick(path, follow, STAT_COST_BYTES) or NOT_SERVED
         except OSError:
             return None
+        except UnicodeError:
+            return NOT_SERVED
     name = encoded(path)
     found = NOT_SERVED if name is None else stat_now(name, follow, meter)
     if not isinstance(found, int):
@@ -163,19 +167,32 @@ def _lookup(call: Call, meter: Any) -> Any:
     if len(call.args) != 2 or call.options or type(call.args[1]) is not str:
         return NOT_SERVED
     files, path = call.args
-    directories = [path_of(directory) for directory in files.all_directories]
+    given = vars(files).get("all_directories")  # a property would be somebody else's code
+    if type(given) is not list or len(given) > LOOKUP_DIRECTORIES_MAX:
+        return NOT_SERVED
+    directories = [path_of(directory) for directory in given]
     for number, directory in enumerate(directories, 1):
         if not isinstance(directory, str):
             return NOT_SERVED
         text = os.path.join(directory, path)
+        if len(text) > LOOKUP_LENGTH_MAX or text.count(os.sep) > LOOKUP_DEPTH_MAX:
+            return NOT_SERVED
         found = _facts_at_once(text, True, meter)
         if found is NOT_SERVED:
+            return NOT_SERVED
+        # An error does not say on what file system, and Starlette asks for more than the walk
+        if found is None and not _is_seen(os.path.dirname(text), meter):
             return NOT_SERVED
         if found is not None:
             if number < len(directories) and _may_lead_out(text, path):
                 return NOT_SERVED  # it looks into the next one, too
             break
     return call.itself()
+
+
+def _is_seen(directory: str, meter: Any) -> bool:
+    found = _facts_at_once(directory, True, meter)
+    return found is not None and found is not NOT_SERVED
 
 
 def _may_lead_out(text: str, path: str) -> bool:
@@ -214,7 +231,7 @@ def _read_text(call: Call, meter: Any) -> Any:
     if given is None:
         return NOT_SERVED
     encoding, errors = given.get("encoding"), given.get("errors")
-    if not _is_text(encoding) or not _is_text(errors) or _warns_of_encoding(encoding):
+    if not _is_at_hand(encoding) or not _is_text(errors):
         return NOT_SERVED
     path = path_of(given["path"])
     data = _content(path, meter)
@@ -230,9 +247,13 @@ def _is_text(value: Any) -> bool:
     return value is None or type(value) is str
 
 
-def _warns_of_encoding(encoding: Any) -> bool:
-    """Whether Python wants to tell of a missing encoding."""
-    return encoding is None and bool(sys.flags.warn_default_encoding)
+def _is_at_hand(encoding: Any) -> bool:
+    """Whether an encoding needs no module, nor anybody's code; nor does Python want to tell that it
+    is missing.
+    """
+    if encoding is None:
+        return not sys.flags.warn_default_encoding
+    return type(encoding) is str and encoding.lower() in ENCODINGS
 
 
 class Opening(NamedTuple):
@@ -264,7 +285,7 @@ class Opening(NamedTuple):
             return None
         if binary and (made.buffering == 1 or any(text is not None for text in texts)):
             return None
-        if not binary and (made.buffering == 0 or _warns_of_encoding(made.encoding)):
+        if not binary and (made.buffering == 0 or not _is_at_hand(made.encoding)):
             return None
         return made
 
@@ -310,8 +331,15 @@ async def _open_on_ring(opening: Opening, runtime: Runtime) -> Any:
     if is_simple(opened):
         return opening.over(opened.fd)
     # It asks for the file's facts, and perhaps where its end is
-    make = partial(opening.over, opened.fd)
-    return await runtime.threads.call(make, None, lambda file: file.close())
+    left = [opened.fd]  # whoever takes it has it: the thread, or the task that leaves
+    try:
+        return await runtime.threads.call(
+            lambda: opening.over(left.pop()), None, lambda file: file.close()
+        )
+    except BaseException:
+        for unused in left:  # the thread has not begun
+            os.close(unused)
+        raise
 
 
 def is_simple(opened: Opened) -> bool:

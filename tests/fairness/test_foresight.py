@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -209,6 +210,37 @@ async def test_time_that_a_task_has_spent_itself_gets_it_no_allowance(
     assert meter.overdue() is False
     assert not meter.charge(SIZE)
     meter.busy = False
+
+
+@pytest.mark.hosts("asyncio")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+@pytest.mark.parametrize("children", [1, 4])
+async def test_tasks_that_begin_within_another_are_no_turn_of_the_loop(
+    file: AsyncFile[bytes], children: int
+) -> None:
+    factory: Any = asyncio.eager_task_factory  # type: ignore[attr-defined, unused-ignore]
+    loop = asyncio.get_running_loop()
+
+    async def one() -> None:
+        await file.pread(SIZE, 0)
+        begun = time.perf_counter()
+        while time.perf_counter() < begun + 20e-6:
+            pass
+
+    happened: list[str] = []
+    most = 2 * in_turns(3)
+    loop.set_task_factory(factory)
+    try:
+        loop.call_soon(happened.append, "callback")
+        reads = 0
+        while not happened and reads <= most:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(children):
+                    group.create_task(one())
+            reads += children
+        assert reads <= most
+    finally:
+        loop.set_task_factory(None)
 
 
 @OF_ASYNCIO

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import functools
 import io
@@ -25,6 +26,7 @@ from tests.conftest import Tiers
 
 from anyio_uring import InstallError, _served_files, _targets, install, statistics
 from anyio_uring._handle import COMPILED
+from anyio_uring._runtime import current_runtime
 from anyio_uring._served import serving
 from anyio_uring._swap import copy_of
 
@@ -122,7 +124,7 @@ QUESTIONS: list[tuple[Any, ...]] = [
         P("file"), P("missing"), OTHER("file"), anyio.Path("file"), "x" * 300, Fancy("file"),
     )),
     *((getattr(P(name), method),) for name in ("file", "folder", "link", "loop", "dangling", "fifo",
-        "missing", "file/below", "a\0b", "x" * 300, "/dev/null") for method in (
+        "missing", "file/below", "a\0b", "x" * 300, "/dev/null", "\ud800") for method in (
         "stat", "lstat", "exists", "is_file", "is_dir", "is_symlink", "is_socket", "is_fifo",
         "is_block_device", "is_char_device")),
     *((getattr(P(name), method),) for name in ("file", "folder", "missing", "link", "a\0b")
@@ -554,6 +556,94 @@ async def test_what_needs_no_disk_is_called_at_once(
 
 @now
 @pytest.mark.skipif(not COMPILED, reason="nothing is served at once without the compiled core")
+async def test_what_may_need_the_disk_is_not_called_at_once(
+    tiers: Tiers, spied: Spied, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    with open(tmp_path / "file", "rb", 0) as file:
+        await spied.run_sync(file.seek, 0)
+        assert spied.hopped == []
+        await spied.run_sync(file.seek, 0, os.SEEK_DATA)
+        assert len(spied.hopped) == 1
+    direct = os.open(tmp_path / "file", os.O_RDONLY | os.O_DIRECT)
+    with open(direct, "rb", 0) as file:
+        await spied.run_sync(file.seek, 0)
+        assert len(spied.hopped) == 2
+    with await spied.run_sync(open, tmp_path / "file", "r", -1, "cp037") as text:
+        assert isinstance(text, io.TextIOWrapper)
+        assert len(spied.hopped) == 3  # an encoding that is a module
+    with tempfile.SpooledTemporaryFile(max_size=1, dir=tmp_path) as spooled:
+        spooled.write(b"moved")
+        await spied.run_sync(spooled.seek, 0)
+        await spied.run_sync(spooled.read, 1)
+        spied.hopped.clear()
+        await spied.run_sync(spooled.read, 1)
+        assert spied.hopped == []
+        await spied.run_sync(spooled.writelines, [b"x"])
+        await spied.run_sync(spooled.read, 1)
+        assert len(spied.hopped) == 2
+
+
+@now
+@pytest.mark.skipif(not COMPILED, reason="nothing is served at once without the compiled core")
+async def test_reading_without_a_size_is_paid_for(
+    tiers: Tiers, spied: Spied, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(500_000))
+    meter = current_runtime().meter
+    spent = []
+    with open(tmp_path / "file", "rb", 0) as file:
+        for size in (500_001, -1):
+            await spied.run_sync(file.seek, 0)
+            meter.refill()
+            before = meter.left
+            await spied.run_sync(file.read, size)
+            spent.append(before - meter.left)
+    assert spied.hopped == []
+    assert spent[1] > spent[0] // 2
+
+
+@pytest.mark.parametrize("size", [sys.maxsize, 1 << 62, -(1 << 62), 1 << 70])
+async def test_size_that_cannot_be_had(
+    tiers: Tiers, spied: Spied, tmp_path: Path, size: int
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    with open(tmp_path / "file", "rb") as file:
+        for _ in range(2):
+            expected = await outcome(ORIGINAL, file.read, size)
+            file.seek(0)
+            assert await outcome(spied.run_sync, file.read, size) == expected
+            file.seek(0)
+
+
+@pytest.mark.hosts("asyncio", "uvloop")
+async def test_opening_that_is_left_before_a_thread_is_free_leaves_nothing_open(
+    tiers: Tiers, spied: Spied
+) -> None:
+    """A native cancel, behind the ring's part of it."""
+    limiter = to_thread.current_default_thread_limiter()
+    taken = [object() for _ in range(int(limiter.available_tokens))]
+    for borrower in taken:
+        limiter.acquire_on_behalf_of_nowait(borrower)
+    try:
+        for _ in range(3):
+            task = asyncio.ensure_future(spied.run_sync(open, "/dev/zero", "rb", 0))
+            with fail_after(PATIENCE_SECONDS):
+                while not limiter.statistics().tasks_waiting:
+                    await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    finally:
+        for borrower in taken:
+            limiter.release_on_behalf_of(borrower)
+    assert all(
+        os.readlink(fd) != "/dev/zero" for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()
+    )
+
+
+@now
+@pytest.mark.skipif(not COMPILED, reason="nothing is served at once without the compiled core")
 async def test_nothing_is_called_at_once_while_a_thread_is_in_the_file(
     tiers: Tiers, spied: Spied, tmp_path: Path
 ) -> None:
@@ -709,12 +799,13 @@ async def test_static_files_are_found_as_before(
     files = static.StaticFiles(directory=place, follow_symlink=follow, check_dir=False)
     files.all_directories = [place, str(second)][: 1 + several]
     # What the kernel answers only if it may wait; and of which it is not known where they lead
-    unproven = {"a\0b", "file/below"}
+    unproven = {"a\0b", "file/below", "missing/below", "a/" * 40, "folder/" + "x" * 4100}
     unsure = {"x" * 300, "loop", "dangling"}
     if several:
         unproven |= {"link", "../secret", "folder/out/secret"}
     for path in (
         *("file", "link", "loop", "missing", "folder", "folder/inside", "only", "../secret"),
+        *("missing/below", "a/" * 40, "folder/" + "x" * 4100),
         *("folder/out/secret", "file/below", "/etc/passwd", "x" * 300, "a\0b", ".", "", "dangling"),
     ):
         spied.hopped.clear()
@@ -734,10 +825,23 @@ async def test_static_files_of_a_subclass_are_its_own_affair(
         def lookup_path(self, path: str) -> Any:
             return threading.get_ident()
 
+    class Asking(static.StaticFiles):  # type: ignore[misc,name-defined]
+        @property
+        def all_directories(self) -> list[Any]:
+            asked.append(threading.get_ident())
+            return [str(tmp_path)]
+
+        @all_directories.setter
+        def all_directories(self, value: Any) -> None:
+            pass
+
+    asked: list[int] = []
     (tmp_path / "file").touch()
     files = Files(directory=tmp_path)
     assert await spied.run_sync(files.lookup_path, "file") != threading.get_ident()
-    assert len(spied.hopped) == 1
+    await spied.run_sync(Asking(directory=tmp_path).lookup_path, "file")
+    assert len(spied.hopped) == 2
+    assert threading.get_ident() not in asked
 
 
 async def test_static_files_and_responses(tiers: Tiers, installed: None, tmp_path: Path) -> None:
