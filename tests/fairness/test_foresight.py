@@ -193,8 +193,12 @@ async def test_where_the_loop_is_busy_otherwise_another_task_gets_a_small_allowa
 ) -> None:
     meter, most = current_runtime().meter, in_turns(1)
     meter.busy = True  # so that no turn is spared
-    use_up(0.0)
-    assert await charged_in_another_task(most) == 0
+    for _ in range(50):  # where something else has the processor, time goes by all the same
+        use_up(0.0)
+        if not await charged_in_another_task(most):
+            break
+    else:
+        pytest.fail("another task got an allowance each time")
     use_up(0.01)
     assert 0 < await charged_in_another_task(most) < most // 2
     meter.busy = False
