@@ -41,7 +41,7 @@ async def cancelled_at_random(seed: int, file: Any, stream: Any, path: Path, cou
         lambda: file.preadinto(bytearray(100), 0),
         lambda: file.read(10),
         lambda: file.seek(0),
-        lambda: stream.read(1),
+        *[lambda: stream.read(1)] * 2,  # nothing else is certain to wait
         partial(open_and_close, path),
     ]
 
@@ -63,7 +63,7 @@ async def cancelled_at_random(seed: int, file: Any, stream: Any, path: Path, cou
             for scope in scopes[:25]:
                 scope.cancel()
             await checkpoint()
-            os.write(stream.feed, b"." * 50)
+            os.write(stream.feed, b"...")  # for fewer than there are, as a rule
             for _ in range(5):
                 await checkpoint()
             # What is left waits for bytes of the stream that cancelled operations did not take

@@ -28,6 +28,7 @@ class FakeMeter:
         self.busy = False
         self.spares: list[float] = []  # UNKNOWN when there are no more
         self.is_clear = True
+        self.is_overdue = False
         self.refills = 0
 
     def clear(self) -> bool:
@@ -41,6 +42,9 @@ class FakeMeter:
 
     def spend(self, size: int) -> None:
         self.left -= size
+
+    def overdue(self) -> bool:
+        return self.is_overdue
 
     def spare(self) -> float:
         return self.spares.pop(0) if self.spares else UNKNOWN
