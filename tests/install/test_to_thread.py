@@ -591,16 +591,20 @@ async def test_reading_without_a_size_is_paid_for(
 ) -> None:
     (tmp_path / "file").write_bytes(bytes(500_000))
     meter = current_runtime().meter
-    spent = []
     with open(tmp_path / "file", "rb", 0) as file:
-        for size in (500_001, -1):
-            await spied.run_sync(file.seek, 0)
-            meter.refill()
-            before = meter.left
-            await spied.run_sync(file.read, size)
-            spent.append(before - meter.left)
+        for _ in range(50):  # where it takes long there is a new allowance meanwhile
+            spent = []
+            for size in (500_001, -1):
+                await spied.run_sync(file.seek, 0)
+                meter.refill()
+                before = meter.left
+                await spied.run_sync(file.read, size)
+                spent.append(before - meter.left)
+            if spent[1] > spent[0] // 2 > 0:
+                break
+        else:
+            pytest.fail(f"{spent}")
     assert spied.hopped == []
-    assert spent[1] > spent[0] // 2
 
 
 @pytest.mark.parametrize("size", [sys.maxsize, 1 << 62, -(1 << 62), 1 << 70])
