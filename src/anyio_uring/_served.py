@@ -71,7 +71,7 @@ def _find(
 ) -> tuple[Service, Call] | FileCall | None:
     """The service of a function and the call of it, or a `FileCall`; or None."""
     kind = type(function)
-    if kind is BuiltinFunctionType:
+    if issubclass(kind, BuiltinFunctionType):  # (some methods of files are of a subclass)
         service = SERVED.get(function)
         if service is None:
             return file_call(function, args, options)
