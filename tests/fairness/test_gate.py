@@ -89,6 +89,7 @@ class Readers:
         self.log: list[int] = []
         self.turns: Counter[int] = Counter()  # reads in each turn of the loop
         self.seconds: list[float] = []  # and how long it took
+        self.begun = 0.0
         self.turn = 0
 
     async def read(self, number: int) -> None:
@@ -99,12 +100,14 @@ class Readers:
 
     async def count_turns(self) -> None:
         while len(self.log) < self.total:
-            begun = time.perf_counter()
             await checkpoint()
-            self.seconds.append(time.perf_counter() - begun)
+            now = time.perf_counter()
+            self.seconds.append(now - self.begun)
+            self.begun = now
             self.turn += 1
 
     async def run(self, tasks: int) -> None:
+        self.begun = time.perf_counter()
         async with anyio.create_task_group() as group:
             group.start_soon(self.count_turns)
             for number in range(tasks):
