@@ -34,6 +34,14 @@ NOT_SERVED: Final = object()
 OPEN_FUNCTION: Final = open  # whatever the name is made to mean later
 PATHS: Final = (type(pathlib.Path()), type(pathlib.PurePath()), anyio.Path)
 MODE_MAX = 0o7777
+
+
+def _of_python() -> tuple[Any, ...]:
+    return os.stat, os.lstat, os.path.abspath, os.path.realpath
+
+
+# A program that watches over what is called in the loop replaces them, and cannot know what we do
+OF_PYTHON: Final = _of_python()
 ENCODINGS = frozenset({"locale", "utf-8", "utf8", "ascii", "us-ascii", "latin-1", "iso-8859-1"})
 
 
@@ -165,6 +173,8 @@ def _kind(kind: Callable[[int], bool], follow: bool = True) -> Service:
 def _lookup(call: Call, meter: Any) -> Any:
     """Starlette's own method, once the directories on the way are seen to be in memory."""
     if len(call.args) != 2 or call.options or type(call.args[1]) is not str:
+        return NOT_SERVED
+    if _of_python() != OF_PYTHON:
         return NOT_SERVED
     files, path = call.args
     given = vars(files).get("all_directories")  # a property would be somebody else's code

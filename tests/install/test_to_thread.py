@@ -820,6 +820,25 @@ async def test_static_files_are_found_as_before(
             assert (spied.hopped == []) is (tiers.now and path not in unproven), path
 
 
+async def test_static_files_are_left_alone_where_somebody_watches_over_the_loop(
+    tiers: Tiers, spied: Spied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As blockbuster does: it cannot know that a call will not wait."""
+    static = pytest.importorskip("starlette.staticfiles")
+    real, seen = os.path.abspath, []
+
+    def watched(path: Any) -> Any:
+        seen.append(threading.get_ident())
+        return real(path)
+
+    (tmp_path / "file").touch()
+    files = static.StaticFiles(directory=tmp_path)
+    monkeypatch.setattr(os.path, "abspath", watched)
+    await spied.run_sync(files.lookup_path, "file")
+    assert threading.get_ident() not in seen
+    assert len(spied.hopped) == 1
+
+
 async def test_static_files_of_a_subclass_are_its_own_affair(
     tiers: Tiers, spied: Spied, tmp_path: Path
 ) -> None:
