@@ -2091,7 +2091,7 @@ cdef class Operation:
             au_close(self.result)
 
     cdef bint is_short(self) noexcept:
-        """Whether a worker does it in memory, as a rule: no data of a disk, nothing to be synced."""
+        """Whether a worker does it in memory, as a rule: no disk's data, nothing to be synced."""
         if self.opcode == AU_OP_WRITE:
             return self.handle.regular and not self.handle.open_flags & (O_DIRECT | O_DSYNC)
         return self.opcode not in (AU_OP_READ, AU_OP_FSYNC, AU_OP_FALLOCATE)
