@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 from . import _uring
 from ._direct import whole_blocks
@@ -110,63 +110,63 @@ class UringOps:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    async def read(self, job: Job, size: int, offset: int) -> bytes | None:
+    def read(self, job: Job, size: int, offset: int) -> Coroutine[Any, Any, bytes | None]:
+        # Without a frame of its own, since thousands of tasks may be waiting there
+        handle = job.handle
+        if handle.align and offset == -1:
+            return self.threads.read(job, size, offset)
+        if size > self.inline_max and _splits(handle):
+            return self._read_big(job, size, offset)
+        return self._read_once(job, size, offset)
+
+    async def _read_big(self, job: Job, size: int, offset: int) -> bytes | None:
+        if not job.tried:
+            data = job.handle.pread_cached(size, offset)
+            if data is not None:
+                _call(job.done, len(data))
+                return data
+        clipped = await self._clip(job, size, max(offset, 0))
+        if not clipped:
+            return await read_growing(self, self._read_once, job, offset, size)
+        if clipped > self.inline_max and offset >= 0:
+            return await self._read_pieces(job, clipped, offset)
+        return await self._read_once(job._replace(tried=True), clipped, offset)
+
+    async def _read_once(self, job: Job, size: int, offset: int) -> bytes | None:
+        """By one operation, whatever the size; in as few frames as `read`."""
         handle = job.handle
         if not job.tried:
             data = handle.pread_cached(size, offset)
             if data is not None:
                 _call(job.done, len(data))
                 return data
-        if handle.align and offset == -1:
-            return await self.threads.read(job, size, offset)
-        if size > self.inline_max and _splits(handle):
-            clipped = await self._clip(job, size, max(offset, 0))
-            if not clipped:
-                return await read_growing(self, self._read_step, job, offset, size)
-            if clipped > self.inline_max and offset >= 0:
-                return await self._read_pieces(job, clipped, offset)
-            size = clipped
-        if job.done is not None or offset == -1 or size > self.inline_max or not self._ready(job):
-            return await self._read_once(job, size, offset)
-        # The same in few frames, since thousands of tasks may be waiting here: nobody misses the
-        # read of a task that has left.
-        while True:
-            operation = _uring.read_operation(handle, size, offset, handle.seekable, False)
-            self.host.start(operation)
-            if not operation.done:
-                await self.host.wait(operation)
-            if operation.refused and not operation.moved:
-                self.workers.refuse(operation.result)
-                return await self.threads.read(job._replace(tried=True), size, offset)
-            if not operation.cancelled:
-                return _take(job, operation)
-            self._check_open(job)
-
-    async def _read_step(self, job: Job, size: int, offset: int) -> bytes | None:
-        data = None if job.tried else job.handle.pread_cached(size, offset)
-        if data is None:
-            return await self._read_once(job, size, offset)
-        _call(job.done, len(data))
-        return data
-
-    async def _read_once(self, job: Job, size: int, offset: int) -> bytes | None:
-        handle = job.handle
-        operation: Operation | None = None
         if self._ready(job):
-            operation = await self._run(
-                job,
-                lambda: _uring.read_operation(
-                    handle,
-                    size,
-                    offset,
-                    handle.seekable,
-                    handle.seekable and size > self.inline_max,
-                ),
-                _uring.Operation.take,
-            )
-        if operation is None:
-            return await self.threads.read(job._replace(tried=True), size, offset)
-        return _take(job, operation)
+            settle = None if job.done is None else Settle(job, _uring.Operation.take)
+            while True:
+                operation: Operation | None = None
+                try:
+                    operation = self._reading(handle, size, offset)
+                    operation.when_done = settle
+                    self.host.start(operation)
+                    if not operation.done:
+                        await self.host.wait(operation)
+                except BaseException:
+                    if settle is not None:
+                        settle.left(operation)
+                    raise
+                if operation.refused and not operation.moved:
+                    self.workers.refuse(operation.result)
+                    break
+                if not operation.cancelled:
+                    if settle is not None:
+                        settle.once(operation.moved)
+                    return _take(job, operation)
+                self._check_open(job)  # as in `_run`
+        return await self.threads.read(job._replace(tried=True), size, offset)
+
+    def _reading(self, handle: Handle, size: int, offset: int) -> Operation:
+        big = handle.seekable and size > self.inline_max
+        return _uring.read_operation(handle, size, offset, handle.seekable, big)
 
     async def read_to_end(self, job: Job, offset: int) -> bytes | None:
         handle = job.handle
@@ -191,7 +191,7 @@ class UringOps:
             size = await self.size(part) - offset
             if size > self.inline_max:
                 return await self._read_rest(job, size, offset)
-        return await read_growing(self, self._read_step, job, offset)
+        return await read_growing(self, self._read_once, job, offset)
 
     async def _read_rest(self, job: Job, size: int, offset: int) -> bytes:
         """A big regular file: all of it in pieces, then whatever was added meanwhile."""

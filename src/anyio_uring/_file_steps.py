@@ -177,16 +177,8 @@ class FileSteps(HandleOwner, anyio.AsyncFile[AnyStr]):
 
         :param commit: called with what it moved, at its end
         """
-
-        def done(moved: int | None) -> None:
-            try:
-                if commit is not None:
-                    commit(moved)
-            finally:
-                turn.over()
-
-        turn.begin()
-        return Job(self._handle, self._name, self._limiter, done, tried, self._salvage)
+        turn.begin(commit)
+        return Job(self._handle, self._name, self._limiter, turn, tried, self._salvage)
 
     def _job(self, tried: bool = False) -> Job:
         """A job that takes no part in the order, or that nobody misses when its task leaves.

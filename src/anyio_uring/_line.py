@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from ._host import Host
@@ -22,26 +23,35 @@ class Turn:
     """The right to a file's position, for one operation of the file layer.
 
     It ends when both are through: the task (`leave`), and the step that it may have left under
-    way (`begin`, `over`; the latter in any thread).
+    way (`begin`, and its end by calling this, in any thread).
 
     :ivar under_way: whether there is such a step
     """
 
-    __slots__ = ("_left", "_line", "under_way")
+    __slots__ = ("_commit", "_left", "_line", "under_way")
 
     def __init__(self, line: Line) -> None:
         self._line = line
         self.under_way = self._left = False
+        self._commit: Callable[[int | None], object] | None = None
 
-    def begin(self) -> None:
+    def begin(self, commit: Callable[[int | None], object] | None = None) -> None:
+        """:param commit: called with what the step has moved, at its end"""
+        self._commit = commit
         self.under_way = True
 
-    def over(self) -> None:
-        with self._line.mutex:
-            self.under_way = False
-            left = self._left
-        if left:
-            self._line.release()
+    def __call__(self, moved: int | None = None) -> None:
+        """The step is over."""
+        commit, self._commit = self._commit, None
+        try:
+            if commit is not None:
+                commit(moved)
+        finally:
+            with self._line.mutex:
+                self.under_way = False
+                left = self._left
+            if left:
+                self._line.release()
 
     def leave(self) -> None:
         with self._line.mutex:

@@ -55,31 +55,31 @@ class RawFile(AsyncFile[bytes]):
         data = read_now(self, size)
         if data is not None:
             return data
-        handle = self._handle
-        tried = handle.tried
+        job = self._job(self._handle.tried)
         runtime = await self._begin(size)
         self._check_readable()
         turn = await self._take_turn(runtime)
         try:
-            if handle.shared:
-                return cast(bytes, await self._read_shared(runtime, turn, size, tried))
-            data = await runtime.ops.read(self._job(tried), size, handle.position) or b""
+            if job.handle.shared:
+                data = self._at_hand(size)
+                if data is None:
+                    data = await runtime.ops.read(self._step(turn, tried=job.tried), size, -1)
+                return cast(bytes, data)
+            data = await runtime.ops.read(job, size, job.handle.position) or b""
             self._advance(len(data))
             return data
         finally:
             turn.leave()
 
-    async def _read_shared(
-        self, runtime: Runtime, turn: Turn, size: int, tried: bool = False
-    ) -> bytes | None:
-        """Read at the kernel's own position."""
+    def _at_hand(self, size: int) -> bytes | None:
+        """What a read at the kernel's own position has without asking the kernel; None: nothing."""
         handle = self._handle
         if not size and not handle.seekable:
             return b""  # read(2) does not wait for nothing, a poll would
-        if handle.kept:
-            data, handle.kept = handle.kept[:size], handle.kept[size:]
-            return data
-        return await runtime.ops.read(self._step(turn, tried=tried), size, -1)
+        if not handle.kept:
+            return None
+        data, handle.kept = handle.kept[:size], handle.kept[size:]
+        return data
 
     async def readall(self) -> bytes:
         """Read from the position to the end.  As `read` without a size."""
@@ -170,7 +170,9 @@ class RawFile(AsyncFile[bytes]):
             while len(line) < limit:
                 if line:
                     await runtime.gate.admit(1)
-                byte = await self._read_shared(runtime, turn, 1)
+                byte = self._at_hand(1)
+                if byte is None:
+                    byte = await runtime.ops.read(self._step(turn), 1, -1)
                 if byte is None:
                     raise OSError("read() should have returned a bytes object, not 'NoneType'")
                 line += byte

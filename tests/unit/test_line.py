@@ -220,7 +220,7 @@ def test_turn_goes_on_while_a_step_is_under_way(host: FakeHost) -> None:
     turn.leave()
     assert line.busy
     assert not next_one.called
-    turn.over()
+    turn()
     assert next_one.called
     next_one.resume()
     line.release()
@@ -231,7 +231,7 @@ def test_turn_whose_step_is_over_goes_on_until_the_task_leaves(host: FakeHost) -
     turn = Turn(line)
     for _ in range(3):
         turn.begin()
-        turn.over()
+        turn()
         assert line.busy
     turn.leave()
     assert not line.busy
@@ -242,7 +242,7 @@ def test_step_that_ends_in_another_thread_ends_the_turn(host: FakeHost) -> None:
     turn = Turn(line)
     turn.begin()
     turn.leave()
-    thread = threading.Thread(target=turn.over)
+    thread = threading.Thread(target=turn)
     thread.start()
     thread.join()
     assert not line.busy
