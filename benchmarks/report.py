@@ -80,12 +80,22 @@ def _name(line: dict[str, Any]) -> str:
     return f"{line['place']}, {line['host']}, {line['title']}{blocked}"
 
 
+def polling(machine: dict[str, Any]) -> str:
+    """What an idle processor does, where that is known."""
+    nanoseconds = machine["halt_poll_ns"]
+    if nanoseconds is None:
+        return ""
+    if not nanoseconds:
+        return ", given back to the host as soon as they are idle"
+    return f", which look for work for {nanoseconds / 1000:.0f} us when they are idle"
+
+
 def markdown(report: dict[str, Any]) -> str:
     """The whole report."""
     machine = report["machine"]
     intro = (
         f"anyio_uring {machine['anyio_uring']}, Python {machine['python']}, {machine['kernel']},"
-        f" {machine['cpus']} processors. {report['rounds']} interleaved rounds of"
+        f" {machine['cpus']} processors{polling(machine)}. {report['rounds']} interleaved rounds of"
         f" {report['seconds_each'] * 1000:.0f} ms, one process per participant; operations per"
         " second, ratios as median (least-greatest)."
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 import anyio_uring
 import cell
+import machine
 import places
 import report
 from anyio_uring._bench_material import MismatchError
@@ -105,6 +106,13 @@ def arguments_of(command: list[str] | None) -> argparse.Namespace:
         metavar="LOOP,...",
         help=f"only these: {', '.join(HOSTS)} (default: those that are installed)",
     )
+    parser.add_argument(
+        "--halt-poll",
+        type=int,
+        metavar="NS",
+        help="in a virtual machine: so long an idle processor looks for work before it is given "
+        "back to the host (Linux: 200000; default: as it is)",
+    )
     parser.add_argument("--rounds", type=int, help=f"default: {FULL.rounds}")
     parser.add_argument(
         "--seconds",
@@ -124,6 +132,8 @@ def arguments_of(command: list[str] | None) -> argparse.Namespace:
         parser.error("--rounds must be at least 1")
     if not 0.0001 <= arguments.seconds <= 10:
         parser.error("--seconds must be from 0.0001 to 10")
+    if arguments.halt_poll is not None and not 0 <= arguments.halt_poll <= 10**9:
+        parser.error("--halt-poll must be from 0 to 1000000000")
     if arguments.directory is None and not arguments.filesystems:
         arguments.directory = Path()
     return arguments
@@ -145,9 +155,18 @@ class Run:
         self.places: dict[str, str] = {}
         self.lines: list[dict[str, Any]] = []
         self._started = time.time()
+        self._halt_poll = machine.halt_poll()
 
     def measure(self) -> None:
         """Measure everywhere; what cannot be measured is noted."""
+        try:
+            with machine.halt_polling(self._arguments.halt_poll):
+                self._halt_poll = machine.halt_poll()
+                self._measure()
+        except places.PlaceError as error:
+            self.failed.append(f"--halt-poll: {error}")
+
+    def _measure(self) -> None:
         if self._blocked and (reason := cell.cannot_block()):
             self._blocked = False
             self.failed.append(f"--blocked: {reason}")
@@ -214,6 +233,7 @@ class Run:
                 "python": platform.python_version(),
                 "kernel": f"{platform.system()} {platform.release()}",
                 "cpus": os.cpu_count(),
+                "halt_poll_ns": self._halt_poll,
                 "driver": info.driver,
                 "reason": info.reason,
                 "compiled": info.compiled,

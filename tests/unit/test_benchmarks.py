@@ -70,12 +70,31 @@ def test_run_blocked_measures_ours_without_a_ring(tmp_path: Path) -> None:
     assert (ours["tiers"]["ring"] > 0) == _probe.probe().available
 
 
+HALT_POLL = Path("/sys/module/haltpoll/parameters/guest_halt_poll_ns")
+GOVERNOR = Path("/sys/devices/system/cpu/cpuidle/current_governor")
+
+
+@pytest.mark.skipif(
+    not os.access(HALT_POLL, os.W_OK) or GOVERNOR.read_text() != "haltpoll\n",
+    reason="no haltpoll governor, or not root",
+)
+def test_run_sets_how_long_idle_processors_poll_and_puts_it_back(tmp_path: Path) -> None:
+    before = HALT_POLL.read_text()
+    table = tmp_path / "table.md"
+    options = ("--halt-poll", 12_000, "--markdown", table)
+    report = measured(tmp_path, "--hosts", "asyncio", "--rows", "cached_1", *options)
+    assert report["machine"]["halt_poll_ns"] == 12_000
+    assert "look for work for 12 us" in table.read_text()
+    assert HALT_POLL.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["--rows", "cached_2"], "no 'cached_2' among"),
         (["--filesystems", "ext5"], "no 'ext5' among"),
         (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--halt-poll", "-1"], "--halt-poll must be from"),
         (["--seconds", "100"], "--seconds must be from"),
     ],
 )
