@@ -142,6 +142,8 @@ def sync_write(work: Work, count: int) -> float:
         start = clock()
         file.writelines(chunk for _ in range(count))
         file.flush()
+        if work.row.synced:
+            os.fsync(file.fileno())
         seconds = clock() - start
     work.material.check_written(work.material.written, count * len(chunk), chunk)
     return seconds
@@ -237,6 +239,10 @@ class Ours:
     def fdatasync(file: Any) -> Callable[[], Awaitable[None]]:
         return file.fdatasync  # type: ignore[no-any-return]
 
+    @staticmethod
+    def fsync(file: Any) -> Awaitable[None]:
+        return file.fsync()  # type: ignore[no-any-return]
+
 
 class AnyIO:
     """What AnyIO's files lack is done as its users do it, in one trip to a thread."""
@@ -252,6 +258,10 @@ class AnyIO:
     @staticmethod
     def fdatasync(file: Any) -> Callable[[], Awaitable[None]]:
         return partial(anyio.to_thread.run_sync, os.fdatasync, file.fileno())
+
+    @staticmethod
+    def fsync(file: Any) -> Awaitable[None]:
+        return anyio.to_thread.run_sync(os.fsync, file.fileno())
 
 
 Api = type[Ours] | type[AnyIO]
@@ -332,6 +342,8 @@ async def async_write(api: Api, work: Work, count: int) -> float:
         for _ in range(count):
             await file.write(chunk)
         await file.flush()
+        if work.row.synced:
+            await api.fsync(file)
         seconds = clock() - start
     work.material.check_written(work.material.written, count * len(chunk), chunk)
     return seconds

@@ -29,6 +29,7 @@ class Row:
     :ivar size: bytes of one operation
     :ivar buffering: as for open()
     :ivar files: how many files are appended to
+    :ivar synced: what was written is on the disk at the end of the measurement
     :ivar most: operations that one measurement does at most
     :ivar target: the share of synchronous Python's rate that is aimed at, on asyncio and uvloop
     :ivar target_trio: the same on Trio
@@ -42,6 +43,7 @@ class Row:
     files: int = 1
     buffering: int = -1
     cold: bool = False
+    synced: bool = False
     most: int = 200_000
     target: float | None = None
     target_trio: float | None = None
@@ -110,6 +112,26 @@ ROWS = {
             target_trio=0.95,
         ),
         Row(
+            key="cold_64k",
+            title="sequential read, cold, 64 KiB, unbuffered",
+            kind="read",
+            size=64 << 10,
+            buffering=0,
+            cold=True,
+            target=1.0,
+            target_trio=1.0,
+        ),
+        Row(
+            key="cold_1m",
+            title="sequential read, cold, 1 MiB, unbuffered",
+            kind="read",
+            size=MIB,
+            buffering=0,
+            cold=True,
+            target=1.0,
+            target_trio=1.0,
+        ),
+        Row(
             key="seek_read",
             title="buffered seek + read(4096), random",
             kind="seek_read",
@@ -132,6 +154,16 @@ ROWS = {
             most=1024,
             target=0.35,
             target_trio=0.35,
+        ),
+        Row(
+            key="write_fsync",
+            title="buffered write, 1 MiB, sequential, and fsync at the end",
+            kind="write",
+            size=MIB,
+            synced=True,
+            most=64,
+            target=1.0,
+            target_trio=1.0,
         ),
         # 7.5 k (6.5 k) where it does 3.8 k
         Row(
@@ -262,8 +294,8 @@ class Material:
         return offsets
 
     def most(self, row: Row) -> int:
-        """Operations of one measurement: a cold page can be read but once."""
-        return min(row.most, self.amounts.large_bytes // PAGE) if row.cold else row.most
+        """Operations of one measurement: what is cold can be read but once."""
+        return min(row.most, self.amounts.large_bytes // row.size) if row.cold else row.most
 
     def check_page(self, offset: int, data: bytes) -> None:
         if data != self.content.page(offset // PAGE):

@@ -44,7 +44,7 @@ from abi cimport (
 )
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
-    au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat2,
+    au_exchange, au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat2,
     au_pread, au_preadv2, au_readable, au_register, au_relax, au_resident, au_setup, au_statx_call,
     au_thread,
 )
@@ -253,6 +253,7 @@ cdef class Meter:
     cdef int cost_shift         # bytes >> shift: nanoseconds to copy them, at least
     cdef public int64_t linger_ns       # how long a completion is looked for
     cdef int in_vain            # completions that did not come in that time, running
+    cdef int64_t lingered       # the time when one was looked for last
     cdef public Py_ssize_t inline_max
     cdef public bint enabled    # False: the now tier is switched off (a testing setting)
     cdef readonly uint64_t hits
@@ -456,30 +457,43 @@ cdef class Meter:
 
         :returns: the operations that have finished
         """
-        cdef int64_t now, begun, end
-        if (self.linger_ns == 0 or self.left <= 0 or self.busy or ring.inflight != 1
-                or not operation.is_short()):
+        cdef int64_t begun, end
+        if ring.inflight != 1 or not operation.is_short() or not self.may_linger():
             return NOTHING
+        begun = self.lingered = au_now()
+        end = begun + self.linger_ns
+        with nogil:
+            while self.lingered < end and not ring.stirs():
+                au_relax()
+                self.lingered = au_now()
+        return ring.poll() if self.has_lingered(begun) else NOTHING
+
+    def linger_in_thread(self):
+        """The same for what a thread is about to do, if this is the time for it: a `Landing`, which
+        is given to the thread before it is looked at; else None.
+        """
+        return new_landing(self) if self.may_linger() else None
+
+    cdef bint may_linger(self) except -1:
+        """Whether this is the time to look for a completion."""
+        if self.linger_ns == 0 or self.left <= 0 or self.busy:
+            return False
         if self.in_vain >= _MISSES_MAX:
             self.in_vain += 1
             if self.in_vain & _SKIP:
-                return NOTHING
+                return False
         if self.events < 0 or not self.spare() * 1e9 >= self.linger_ns:
-            return NOTHING
-        if self.kind == 2 and self.others_ready():
-            return NOTHING
-        begun = now = au_now()
-        end = begun + self.linger_ns
-        with nogil:
-            while now < end and not ring.stirs():
-                au_relax()
-                now = au_now()
-        self.left -= now - begun
-        if now >= end:
+            return False
+        return self.kind != 2 or not self.others_ready()
+
+    cdef bint has_lingered(self, int64_t begun):
+        """From `begun` to `lingered`: what that has cost, and whether it has come by then."""
+        self.left -= self.lingered - begun
+        if self.lingered - begun >= self.linger_ns:
             self.in_vain += 1
-            return NOTHING
+            return False
         self.in_vain = 0
-        return ring.poll()
+        return True
 
     cpdef bint charge(self, Py_ssize_t size) except -1:
         """Take the cost of one operation; False when nothing is left and a turn is due."""
@@ -572,6 +586,42 @@ cdef class Meter:
     def clear(self):
         """True when `look` says that nothing stands in the way (for the slow path and tests)."""
         return self.look()
+
+
+cdef enum:
+    _ALOFT, _AWAITED, _LANDED
+
+
+@cython.final
+cdef class Landing:
+    """Where the loop's thread looks for the end of what another thread does."""
+
+    cdef Meter meter
+    cdef uint32_t state
+
+    def land(self):
+        """It is done; False if nobody is looking, who has to be told otherwise then."""
+        return au_exchange(&self.state, _LANDED) == _AWAITED
+
+    def look(self):
+        """Wait for it without the interpreter's lock, but not for long; whether it has come."""
+        cdef int64_t begun, end
+        cdef Meter meter = self.meter
+        begun = meter.lingered = au_now()
+        end = begun + meter.linger_ns
+        with nogil:
+            while meter.lingered < end and au_load_acquire(&self.state) != _LANDED:
+                au_relax()
+                meter.lingered = au_now()
+        meter.has_lingered(begun)
+        return au_exchange(&self.state, _ALOFT) == _LANDED
+
+
+cdef Landing new_landing(Meter meter):
+    cdef Landing landing = Landing.__new__(Landing)
+    landing.meter = meter
+    landing.state = _AWAITED
+    return landing
 
 
 # ---------------------------------------------------------------------------------------------

@@ -203,4 +203,10 @@ static inline void au_store_release(uint32_t *p, uint32_t value)
     __atomic_store_n(p, value, __ATOMIC_RELEASE);
 }
 
+/* What somebody did before another's exchange is seen by that one after it. */
+static inline uint32_t au_exchange(uint32_t *p, uint32_t value)
+{
+    return __atomic_exchange_n(p, value, __ATOMIC_ACQ_REL);
+}
+
 #endif

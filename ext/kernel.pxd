@@ -30,3 +30,4 @@ cdef extern from "kernel.h" nogil:
     bint au_readable(int fd)
     uint32_t au_load_acquire(const uint32_t *p)
     void au_store_release(uint32_t *p, uint32_t value)
+    uint32_t au_exchange(uint32_t *p, uint32_t value)

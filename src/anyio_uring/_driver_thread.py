@@ -48,6 +48,8 @@ SPANS_MAX = 256
 SPANS_BYTES_MAX = 4 << 20
 # A thread copies no more than this at once.
 COPY_MAX = 1 << 20
+# What is written with these waits for the device.
+SLOW_FLAGS = getattr(os, "O_DIRECT", 0) | getattr(os, "O_DSYNC", 0)
 # More than this is put together in a thread: copying it takes milliseconds.
 JOIN_MAX = 4 << 20
 
@@ -78,9 +80,11 @@ class ThreadOps:
             self._limiter = Prompt(to_thread.current_default_thread_limiter())
         return self._limiter
 
-    def run(self, job: Job, function: Callable[[Done], T], size: int = 0) -> Awaitable[T]:
+    def run(
+        self, job: Job, function: Callable[[Done], T], size: int = 0, short: bool = False
+    ) -> Awaitable[T]:
         """One hop that transfers `size` bytes, to be awaited at once; `function` as for `Act`."""
-        return self._hop(Act(job, function), job, size)
+        return self._hop(Act(job, function), job, size, short)
 
     async def fetch(
         self,
@@ -121,9 +125,9 @@ class ThreadOps:
         _call(job.done, count if isinstance(count, int) else len(count or b""))
         return result
 
-    async def _hop(self, hop: Once[T], job: Job, size: int) -> T:
+    async def _hop(self, hop: Once[T], job: Job, size: int, short: bool = False) -> T:
         try:
-            await self._host.in_thread(hop, self._count(job.limiter, size))
+            await self._host.in_thread(hop, self._count(job.limiter, size), short)
         except BaseException as error:
             hop.leave()
             _name(error, job)
@@ -297,7 +301,8 @@ class ThreadOps:
 
         if not handle.seekable:
             await self._ready(job, writing=True)
-        return await self.run(job, writing, view.nbytes)
+        short = handle.regular and not handle.open_flags & SLOW_FLAGS
+        return await self.run(job, writing, view.nbytes, short)
 
     def write_behind(self, job: Job, data: bytes, offset: int, over: Over) -> bool:
         return False  # the limiter's token for the thread is a task's

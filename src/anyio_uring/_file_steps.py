@@ -170,14 +170,19 @@ class FileSteps(HandleOwner, anyio.AsyncFile[AnyStr]):
         return Turn(self._line)
 
     def _step(
-        self, turn: Turn, commit: Callable[[int | None], object] | None = None, tried: bool = False
+        self,
+        turn: Turn,
+        commit: Callable[[int | None], object] | None = None,
+        tried: bool = False,
+        last: bool = False,
     ) -> Job:
         """A job that goes on, and keeps the turn, if its task leaves it: a write, or whatever
         moves the kernel's own position.
 
         :param commit: called with what it moved, at its end
+        :param last: the turn ends with it
         """
-        turn.begin(commit)
+        turn.begin(commit, last)
         return Job(self._handle, self._name, self._limiter, turn, tried, self._salvage)
 
     def _job(self, tried: bool = False) -> Job:

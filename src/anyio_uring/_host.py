@@ -13,7 +13,7 @@ from ._pool import Pool, forget_pools
 from ._settings import Settings, workers_cap
 
 if TYPE_CHECKING:
-    from ._uring import Operation, Ring
+    from ._uring import Landing, Operation, Ring
 
 
 # How long the end of a loop waits for operations that cannot be cancelled (a write to a slow
@@ -43,7 +43,7 @@ class Unit(Protocol):
 class _InThread:
     """What a worker thread does, as a unit to wait for: it cannot be given up."""
 
-    __slots__ = ("_function", "_host", "_pool", "done", "error", "waiter")
+    __slots__ = ("_function", "_host", "_landing", "_pool", "done", "error", "waiter")
 
     effect = True
     cancelled = False
@@ -54,10 +54,17 @@ class _InThread:
         self.waiter: Any = None
         self.done = False
         self.error: BaseException | None = None
+        self._landing: Landing | None = None
 
-    def start(self) -> None:
-        self._pool = self._host.threads()
-        self._pool.submit(self)
+    def start(self, short: bool) -> None:
+        """:param short: it waits for no device; if it is alone, it may be done afterwards"""
+        host = self._host
+        self._pool = pool = host.threads()
+        if short and pool.idle and (host.ring is None or host.ring.idle):
+            self._landing = host.linger_in_thread()
+        pool.submit(self)
+        if self._landing is not None and self._landing.look():
+            self._finish()
 
     def __call__(self) -> None:
         try:
@@ -66,7 +73,8 @@ class _InThread:
             # (without this frame, which holds us, who hold the error)
             trace = error.__traceback__
             self.error = error.with_traceback(trace and trace.tb_next)
-        self._host.call_soon(self._finish)
+        if self._landing is None or not self._landing.land():
+            self._host.call_soon(self._finish)
 
     def _finish(self) -> None:
         self.done = True
@@ -101,6 +109,7 @@ class Host:
         self.clear: Callable[[], bool] | None = None  # whether no scope is known to be cancelled
         # Looks for the completion of an operation that is alone, for a short while
         self.linger: Callable[[Ring, Operation], Iterable[Operation]] = _no_linger
+        self.linger_in_thread: Callable[[], Landing | None] = _no_landing
 
     # -- the ring -------------------------------------------------------------------------------
 
@@ -278,7 +287,9 @@ class Host:
         """Who takes a limiter's token for a thread: nobody who could hold one already."""
         return unit
 
-    async def in_thread(self, function: Callable[[], object], limiter: Any) -> None:
+    async def in_thread(
+        self, function: Callable[[], object], limiter: Any, short: bool = False
+    ) -> None:
         """Call a function of ours in a worker thread, and wait for its end, as AnyIO does.
 
         Not by way of `anyio.to_thread`: AnyIO's own files are nothing but such calls, and would
@@ -290,8 +301,9 @@ class Host:
         borrower = self.borrower(unit)
         await limiter.acquire_on_behalf_of(borrower)
         try:
-            unit.start()
-            await self.wait(unit)
+            unit.start(short)
+            if not unit.done:
+                await self.wait(unit)
         finally:
             limiter.release_on_behalf_of(borrower)
             del borrower  # a task, perhaps, which may hold an error whose traceback holds this
@@ -346,6 +358,10 @@ class Host:
 
 def _no_linger(ring: Ring, operation: Operation) -> Iterable[Operation]:
     return ()
+
+
+def _no_landing() -> Landing | None:
+    return None
 
 
 _rings: weakref.WeakSet[Ring] = weakref.WeakSet()

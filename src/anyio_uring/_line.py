@@ -35,10 +35,15 @@ class Turn:
         self.under_way = self._left = False
         self._commit: Callable[[int | None], object] | None = None
 
-    def begin(self, commit: Callable[[int | None], object] | None = None) -> None:
-        """:param commit: called with what the step has moved, at its end"""
+    def begin(
+        self, commit: Callable[[int | None], object] | None = None, last: bool = False
+    ) -> None:
+        """:param commit: called with what the step has moved, at its end
+        :param last: the turn ends with it; others need not wait for the task to run
+        """
         self._commit = commit
         self.under_way = True
+        self._left = last
 
     def __call__(self, moved: int | None = None) -> None:
         """The step is over."""
@@ -55,6 +60,8 @@ class Turn:
 
     def leave(self) -> None:
         with self._line.mutex:
+            if self._left:
+                return
             self._left = True
             under_way = self.under_way
         if not under_way:

@@ -35,6 +35,11 @@ class Pool:
         self._free = 0
         _pools.add(self)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return len(self._threads) == self._free
+
     def submit(self, task: Callable[[], object]) -> None:
         """Have a thread call a function that raises nothing.
 

@@ -207,9 +207,9 @@ class RawFile(AsyncFile[bytes]):
                 if not view.nbytes and not handle.seekable and not stat.S_ISSOCK(handle.st_mode):
                     return 0  # (a socket may send an empty message)
                 if handle.shared:
-                    job, offset = self._step(turn), -1
+                    job, offset = self._step(turn, last=True), -1
                 else:
-                    job, offset = self._step(turn, self._advance), handle.position
+                    job, offset = self._step(turn, self._advance, last=True), handle.position
                 return cast(int, await runtime.ops.write(job, view, offset, False))
             finally:
                 turn.leave()

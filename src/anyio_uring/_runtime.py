@@ -105,6 +105,7 @@ class Runtime:
             meter.runtime = self
             host.clear = meter.clear
             host.linger = meter.linger
+            host.linger_in_thread = meter.linger_in_thread
             itself.pace = self.threads.pace = Pace(self.gate.admit, meter.inline_max, meter.refund)
 
     def interrupt(self, handle: Handle) -> None:

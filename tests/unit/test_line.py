@@ -237,6 +237,21 @@ def test_turn_whose_step_is_over_goes_on_until_the_task_leaves(host: FakeHost) -
     assert not line.busy
 
 
+def test_turn_ends_with_its_last_step(host: FakeHost) -> None:
+    line, (_, next_one) = line_of(host, 2)
+    turn = Turn(line)
+    turn.begin()
+    turn()
+    turn.begin(last=True)
+    assert not next_one.called
+    turn()
+    assert next_one.called
+    next_one.resume()
+    turn.leave()  # the task that runs at last does not end the turn of the next one
+    assert line.busy
+    line.release()
+
+
 def test_step_that_ends_in_another_thread_ends_the_turn(host: FakeHost) -> None:
     line, _ = line_of(host, 1)
     turn = Turn(line)
