@@ -19,7 +19,7 @@ from cpython.bytes cimport (
 )
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_FindChar, PyUnicode_GET_LENGTH, PyUnicode_Substring
 from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
@@ -57,6 +57,8 @@ from sqe cimport (
 )
 
 cdef extern from "Python.h":
+    PyObject *PyBytes_Fresh "PyBytes_FromStringAndSize"(const char *content, Py_ssize_t size)
+    char *PyBytes_Content "PyBytes_AS_STRING"(PyObject *data)
     Py_ssize_t Py_REFCNT(object)
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t newsize) except -1
     object PyWeakref_NewRef(object ob, object callback)
@@ -163,6 +165,8 @@ cdef enum:
     _ENTER_KEEP_GIL_MAX = 4
     # From here on a copy is timed: what it costs depends on the memory, by a factor of three.
     _MEASURED_MIN = 16 << 10
+    # The smallest page of memory there is
+    _PAGE_LEAST = 4096
     # Misses in a row after which a file's cached reads are tried only now and then.
     _MISSES_MAX = 4
     _SKIP = 15
@@ -628,6 +632,61 @@ cdef Landing new_landing(Meter meter):
 # Handle: a file descriptor and what is known about it
 # ---------------------------------------------------------------------------------------------
 
+cdef long surely_resident(int fd, bint writable, Py_ssize_t size, int64_t offset) noexcept nogil:
+    """0 if all of [offset, offset + size) up to EOF is in memory on overlayfs; else -errno."""
+    cdef au_statx facts
+    cdef int64_t end
+    if offset == -1:
+        return -EAGAIN      # where that is only the kernel knows
+    if au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC, AU_STATX_BASIC_STATS,
+                     &facts) < 0:
+        return -EAGAIN
+    if not writable and not au_mincore_is_true(fd, facts.stx_uid):
+        return -EOPNOTSUPP
+    end = min(<int64_t>facts.stx_size, offset + size)
+    if end > offset and au_resident(fd, offset, <size_t>(end - offset)) != 1:
+        return -EAGAIN
+    return 0
+
+
+cdef Py_ssize_t read_in_memory(int fd, int now, char *data, Py_ssize_t size, int64_t offset,
+                               int64_t end) noexcept nogil:
+    """Read until there is no more or no room for it: how much, or -errno.
+
+    A read that stops short may have met the end of the file or a page that is not in memory; the
+    next one tells.  It can be spared where the first stops at the end that statx(2) has told and
+    within a page: missing pages begin on the border of one.
+
+    :param end: that end, of a file whose size is no hearsay; -1: none was told
+    """
+    cdef Py_ssize_t count = 0
+    cdef long result
+    while True:
+        if now == _NOW_NOWAIT:
+            result = au_preadv2(fd, data + count, size - count,
+                                -1 if offset == -1 else offset + count, AU_RWF_NOWAIT)
+        else:
+            result = au_pread(fd, data + count, size - count,
+                              -1 if offset == -1 else offset + count)
+        if result < 0:
+            # At the kernel's own offset a first part is already consumed: return it.  (Evicted,
+            # or another process has moved the offset, since the look.)
+            return count if count and offset == -1 else result
+        count += result
+        if result == 0 or count == size:
+            return count
+        if end >= 0 and offset + count == end and end % _PAGE_LEAST:
+            return count
+
+
+cdef object shortened(PyObject *data, Py_ssize_t size):
+    """Fresh bytes that nobody else has, cut off; their reference is used up."""
+    _PyBytes_Resize(&data, size)
+    result = <object>data
+    Py_DECREF(result)
+    return result
+
+
 @cython.final
 cdef class Handle:
     """An open file descriptor, with the facts that decide which tier may serve it.
@@ -661,6 +720,7 @@ cdef class Handle:
     cdef public uint32_t align          # direct I/O in blocks of this size is our affair; 0: not
     cdef public object guard            # the `BlockGuard` of such a file
     cdef readonly bint tried            # the last attempt of the hot path was made, and missed
+    cdef int64_t expected               # where it ended when last seen, a guess; -1: unknown
     cdef int misses, skip
     cdef object __weakref__
 
@@ -674,6 +734,13 @@ cdef class Handle:
         self.append = (open_flags & 0o2000) != 0           # O_APPEND
         self.nonblocking = (open_flags & O_NONBLOCK) != 0
         self.direct = (open_flags & O_DIRECT) != 0
+        self.expected = -1
+        self.learn(st_mode, blksize, now, local)
+        self.meter = None
+        self.kept = b""
+        self.when_idle = None
+
+    cdef void learn(self, uint32_t st_mode, uint32_t blksize, int now, bint local) noexcept:
         self.st_mode = st_mode
         self.blksize = blksize
         self.regular = S_ISREG(st_mode)
@@ -681,9 +748,6 @@ cdef class Handle:
         self.local = local and self.regular
         # A stream waits for its peer, whatever file system its name is on
         self.now = now if self.regular and not self.direct else _NOW_NEVER
-        self.meter = None
-        self.kept = b""
-        self.when_idle = None
 
     def __dealloc__(self):
         # The last resort: whoever dropped the file has warned already, and no operation is in
@@ -732,29 +796,20 @@ cdef class Handle:
 
     # -- reads that never sleep ---------------------------------------------------------------
 
-    cdef Py_ssize_t read_cached(self, char *data, Py_ssize_t size, int64_t offset) noexcept nogil:
+    cdef Py_ssize_t read_cached(self, char *data, Py_ssize_t size, int64_t offset,
+                                int64_t end=-1) noexcept nogil:
         """Read all of [offset, offset + size) up to EOF from memory; -errno when that cannot be.
 
         EAGAIN means "would have to wait", anything else is handed to the next tier as well, so
         that an error is raised in one place, by a call that may take its time over it.
+
+        :param end: where the file ends, as far as is known (see `read_in_memory`)
         """
-        cdef Py_ssize_t count = 0
-        cdef long result
-        cdef au_statx facts
-        cdef int64_t end
+        cdef Py_ssize_t count
         if self.now == _NOW_RESIDENT:
-            if offset == -1:
-                return -EAGAIN      # where that is only the kernel knows
-            if au_statx_call(self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
-                             AU_STATX_BASIC_STATS, &facts) < 0:
-                return -EAGAIN
-            if not self.writable and not au_mincore_is_true(self.fd, facts.stx_uid):
-                return -EOPNOTSUPP
-            end = <int64_t>facts.stx_size
-            if end > offset + size:
-                end = offset + size
-            if end > offset and au_resident(self.fd, offset, <size_t>(end - offset)) != 1:
-                return -EAGAIN
+            count = surely_resident(self.fd, self.writable, size, offset)
+            if count < 0:
+                return count
         if offset == -1 and self.now == _NOW_NOWAIT:
             # There a first part would be consumed before it turns out that the rest is not in
             # memory, and a short read is taken for the end of the file.  So look first.
@@ -765,30 +820,17 @@ cdef class Handle:
             if count < 0:
                 return count
             offset = -1
-            count = 0
-        while True:
-            if self.now == _NOW_NOWAIT:
-                result = au_preadv2(self.fd, data + count, size - count,
-                                    -1 if offset == -1 else offset + count, AU_RWF_NOWAIT)
-            else:
-                result = au_pread(self.fd, data + count, size - count,
-                                  -1 if offset == -1 else offset + count)
-            if result < 0:
-                # At the kernel's own offset a first part is already consumed: return it.  (Evicted,
-                # or another process has moved the offset, since the look.)
-                return count if count and offset == -1 else result
-            count += result
-            if result == 0 or count == size:
-                return count
+        return read_in_memory(self.fd, self.now, data, size, offset, end)
 
-    cdef Py_ssize_t read_measured(self, char *data, Py_ssize_t size, int64_t offset) noexcept:
+    cdef Py_ssize_t read_measured(self, char *data, Py_ssize_t size, int64_t offset,
+                                  int64_t end=-1) noexcept:
         """As `read_cached`, charged by the clock where copying is most of it: memory differs."""
         cdef int64_t start
         cdef Py_ssize_t count
         if size < _MEASURED_MIN:
-            return self.read_cached(data, size, offset)
+            return self.read_cached(data, size, offset, end)
         start = au_now()
-        count = self.read_cached(data, size, offset)
+        count = self.read_cached(data, size, offset, end)
         if count >= 0:
             self.meter.took(size, au_now() - start)
         return count
@@ -810,27 +852,25 @@ cdef class Handle:
             if self.misses >= _MISSES_MAX:
                 self.skip = _SKIP
 
-    cdef object bytes_now(self, Py_ssize_t size, int64_t offset):
+    cdef object bytes_now(self, Py_ssize_t size, int64_t offset, int64_t end=-1):
         """bytes, or None.  Everything has been checked and charged."""
         cdef PyObject *data
         cdef Py_ssize_t count
         if not self.may_try(size):
             return None
         result = PyBytes_FromStringAndSize(NULL, size)
-        count = self.read_measured(PyBytes_AS_STRING(result), size, offset)
+        count = self.read_measured(PyBytes_AS_STRING(result), size, offset, end)
         if count < 0:
             self.missed(count)
             return None
         self.misses = 0
         self.meter.hits += 1
-        if count != size:
-            data = <PyObject *>result
-            Py_INCREF(result)
-            result = None
-            _PyBytes_Resize(&data, count)
-            result = <object>data
-            Py_DECREF(result)
-        return result
+        if count == size:
+            return result
+        data = <PyObject *>result
+        Py_INCREF(result)
+        result = None
+        return shortened(data, count)
 
     # `pread` and `read` answer None for whatever is not served on the spot, be it a question for
     # the gate, an error to be raised or data that is not there; `tried` tells the last apart.
@@ -1189,6 +1229,15 @@ cdef class HandleOwner:
     cdef public Buffer _buffer      # None in an unbuffered file
     cdef public Text _text          # None in a binary file
 
+    # Most files that go have been closed: to see that here is a tenth of what a method takes
+    def __del__(self):
+        cdef Handle handle = self._handle
+        if handle is not None and handle.fd >= 0 and not handle.closing:
+            self._dropped()
+
+    def _dropped(self):
+        """The file goes, and nobody has closed it."""
+
 
 def plain_attributes(cls):
     """Look the attributes of a class's instances up in the ordinary way, past ``__getattr__``.
@@ -1220,6 +1269,20 @@ def read_now(HandleOwner file, Py_ssize_t size):
 
 # The same for buffered files.  Each does all of its operation or nothing, and answers None then.
 
+def close_quick(HandleOwner file):
+    """Close a file that nobody uses, if that cannot sleep; False: go the long way."""
+    cdef Handle handle = file._handle
+    if (handle.fd < 0 or handle.closing or handle.busy or not handle.closefd or not handle.local
+            or handle.writable or handle.inflight or handle.meter is None
+            or (file._text is not None and file._text.size)
+            or not handle.meter.admit(0)):
+        return False
+    if handle.close_now() == _MISS:
+        handle.meter.refund(0)
+        return False
+    return True
+
+
 # Beyond this a position may exceed what a file system holds; the kernel is asked then.
 cdef int64_t POSITION_SAFE_MAX = <int64_t>1 << 42
 
@@ -1245,15 +1308,46 @@ cdef bytes read_ahead(HandleOwner file, Py_ssize_t wanted):
     return <bytes>data
 
 
+cdef bytes rest_now(HandleOwner file):
+    """All that is left of a file that is not big, or None."""
+    cdef Handle handle = file._handle
+    cdef Buffer buffer = file._buffer
+    cdef int64_t end
+    cdef Py_ssize_t wanted
+    cdef bytes data, ahead
+    if not ready_to_read(file) or handle.shared or not handle.local:
+        return None
+    # What `open` has found will do: if the file has grown, there is more than was asked for
+    end = handle.expected
+    if end < handle.position or handle.writable:
+        end = handle.size_now()
+    wanted = <Py_ssize_t>max(end - handle.position, 0) + 1
+    if end < 0 or wanted > handle.meter.inline_max or not handle.meter.admit(wanted):
+        return None
+    data = handle.bytes_now(wanted, handle.position, end)
+    if data is None or PyBytes_GET_SIZE(data) == wanted:
+        handle.expected = -1
+        handle.meter.refund(wanted)
+        return None
+    handle.position += PyBytes_GET_SIZE(data)
+    ahead = buffer.take(buffer.ahead())
+    buffer.drop()
+    return ahead + data if ahead else data
+
+
 def buffered_read_now(HandleOwner file, size):
     """`size` bytes at the position, fewer only at the end of the file; or None."""
     cdef Handle handle = file._handle
     cdef Buffer buffer = file._buffer
     cdef Py_ssize_t wanted, rest
     cdef bytes data
+    if size is None:
+        return rest_now(file)
     if type(size) is not int:
         return None
     wanted = size
+    if wanted == -1:
+        return rest_now(file)
     if wanted < 0 or not ready_to_read(file):
         return None
     rest = wanted - buffer.ahead()
@@ -1609,22 +1703,19 @@ def fd_facts(int fd):
     return facts_tuple(fd, &facts)
 
 
-def open_now(bytes path, int flags, Meter meter):
+cdef long open_cached(const char *path, int flags, au_statx *facts, int *now, bint *local) except? -1:
     """Open an existing regular file on a local file system without sleeping.
 
     A probe (O_PATH, RESOLVE_CACHED) finds out what the path names without opening it; only then
     the file is opened, by path again, and the inode compared, since the name may have moved.
     O_NONBLOCK guards the second open against a FIFO or a lease that came in between.
 
-    :returns: (fd, facts as `fd_facts`); MISS; or -errno of the path walk (below -4000: as
-        ``-4096 - errno``, apart from the codes)
+    :returns: the descriptor; MISS; or an error as `walk_error` gives it
     """
     cdef au_open_how how
-    cdef au_statx probe, facts
-    cdef long probed, fd, result
-    cdef int mask = AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC
-    cdef uint32_t wanted = AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE
-    if not meter.enabled or flags & (O_CREAT | O_TRUNC | O_DIRECT | O_NONBLOCK):
+    cdef au_statx probe
+    cdef long probed, fd
+    if flags & (O_CREAT | O_TRUNC | O_DIRECT | O_NONBLOCK):
         return _MISS
     probed = probe_path(path, True, &probe)
     if probed < 0:
@@ -1632,8 +1723,9 @@ def open_now(bytes path, int flags, Meter meter):
     try:
         if not S_ISREG(probe.stx_mode):
             return _MISS
-        fs_type, now, local = mount_facts(probed, &probe)
-        if not local and not (now == _NOW_RESIDENT and (flags & O_ACCMODE) == O_RDONLY):
+        mount = mount_facts(probed, &probe)
+        now[0], local[0] = mount[1], mount[2]
+        if not local[0] and not (now[0] == _NOW_RESIDENT and (flags & O_ACCMODE) == O_RDONLY):
             return _MISS
         memset(&how, 0, sizeof(how))
         how.flags = <uint64_t>(flags | O_NONBLOCK | O_CLOEXEC)
@@ -1641,22 +1733,42 @@ def open_now(bytes path, int flags, Meter meter):
         fd = au_openat2(AT_FDCWD, path, &how)
         if fd < 0:
             return walk_error(fd)
-        if (au_statx_call(fd, b"", mask, wanted, &facts) < 0 or facts.stx_ino != probe.stx_ino
-                or facts.stx_mnt_id != probe.stx_mnt_id
-                or facts.stx_dev_minor != probe.stx_dev_minor
-                or facts.stx_dev_major != probe.stx_dev_major):
-            au_close(fd)
-            return _MISS
         # O_NONBLOCK means nothing to a regular file, but a child or a program that looks at
         # the flags would see it, and io_uring would take it for "never wait".
-        result = au_fcntl(fd, F_SETFL, flags)
-        if result < 0:
+        if (au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                          AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE, facts) < 0
+                or facts.stx_ino != probe.stx_ino or facts.stx_mnt_id != probe.stx_mnt_id
+                or facts.stx_dev_minor != probe.stx_dev_minor
+                or facts.stx_dev_major != probe.stx_dev_major
+                or au_fcntl(fd, F_SETFL, flags) < 0):
             au_close(fd)
             return _MISS
-        meter.opened += 1
-        return fd, (facts.stx_mode, facts.stx_blksize, facts.stx_size, fs_type, now, local)
+        return fd
     finally:
         au_close(probed)
+
+
+def open_now(bytes path, int flags, Meter meter):
+    """Open an existing regular file on a local file system without sleeping.
+
+    :returns: (fd, facts as `fd_facts`); MISS; or -errno of the path walk (below -4000: as
+        ``-4096 - errno``, apart from the codes)
+    """
+    cdef au_statx facts
+    cdef int now = _NOW_NEVER
+    cdef bint local = False
+    cdef long fd
+    if not meter.enabled:
+        return _MISS
+    fd = open_cached(path, flags, &facts, &now, &local)
+    if fd < 0:
+        return fd
+    try:
+        meter.opened += 1
+        return fd, facts_tuple(fd, &facts)
+    except BaseException:
+        au_close(fd)
+        raise
 
 
 # -- facts about a path -----------------------------------------------------------------------
@@ -1772,10 +1884,10 @@ def stat_now(bytes path, bint follow, Meter meter):
     if fd < 0:
         return walk_error(fd)
     try:
-        _, now, local = mount_facts(fd, &facts)
+        mount = mount_facts(fd, &facts)
     finally:
         au_close(fd)
-    if not local and now != _NOW_RESIDENT:
+    if not mount[2] and mount[1] != _NOW_RESIDENT:
         return _MISS
     meter.hits += 1
     return stat_result(&facts)
@@ -1792,8 +1904,11 @@ def read_path_now(bytes path, Meter meter):
     cdef au_statx facts
     cdef au_open_how how
     cdef long probed, fd
-    cdef Py_ssize_t size
-    cdef Handle handle
+    cdef int now
+    cdef bint local
+    cdef PyObject *data
+    cdef Py_ssize_t size, count
+    cdef int64_t start
     if not meter.enabled:
         return _MISS
     probed = probe_path(path, True, &facts)
@@ -1802,7 +1917,8 @@ def read_path_now(bytes path, Meter meter):
     try:
         if not S_ISREG(facts.stx_mode) or facts.stx_size >= <uint64_t>meter.inline_max:
             return _MISS
-        _, now, local = mount_facts(probed, &facts)
+        mount = mount_facts(probed, &facts)
+        now, local = mount[1], mount[2]
         if now == _NOW_NEVER or not (local or now == _NOW_RESIDENT):
             return _MISS
         memset(&how, 0, sizeof(how))
@@ -1813,15 +1929,28 @@ def read_path_now(bytes path, Meter meter):
         au_close(probed)
     if fd < 0:
         return walk_error(fd)
-    handle = Handle.__new__(Handle, <int>fd, O_RDONLY, st_mode=facts.stx_mode, now=now, local=True)
-    handle.meter = meter
     size = <Py_ssize_t>facts.stx_size + 1      # one more, to see the end
-    result = handle.bytes_now(size, 0)
-    au_close(<int>handle.release())
-    if result is None or PyBytes_GET_SIZE(result) == size:
+    data = PyBytes_Fresh(NULL, size)
+    if data == NULL:
+        au_close(fd)
+        raise MemoryError
+    start = au_now() if size >= _MEASURED_MIN else 0
+    count = 0
+    if now == _NOW_RESIDENT:
+        count = surely_resident(fd, False, size, 0)
+    if count == 0:
+        count = read_in_memory(fd, now, PyBytes_Content(data), size, 0,
+                               <int64_t>facts.stx_size if local else -1)
+    au_close(fd)
+    if count < 0 or count == size:
+        Py_XDECREF(data)
+        meter.misses += 1
         return _MISS
-    meter.spend(PyBytes_GET_SIZE(result))
-    return result
+    meter.hits += 1
+    meter.spend(count)
+    if start:
+        meter.took(size, au_now() - start)
+    return shortened(data, count)
 
 
 # The meter of the loop that has served a path last, which mostly is the one that serves the next:
@@ -1835,15 +1964,64 @@ def remember(Meter meter):
     recent = meter
 
 
+def admitted(Py_ssize_t cost):
+    """The meter of the loop that runs the current task, if it admits an operation of this cost at
+    once; None: go the long way.
+    """
+    cdef Meter meter = recent      # a loop in another thread may take its place meanwhile
+    return meter if meter is not None and meter.admit(cost) else None
+
+
+def open_quick(path, int flags, Py_ssize_t cost, Meter meter not None):
+    """A `Handle` of an existing regular file, opened without sleeping; None: go the long way.
+
+    :param cost: what `meter` has been charged with, for this open
+    """
+    cdef au_statx facts
+    cdef int now = _NOW_NEVER
+    cdef bint local = False
+    cdef Handle handle
+    cdef bytes encoded = path_bytes(path)
+    cdef long fd = _MISS
+    if encoded is not None and meter.enabled:
+        fd = open_cached(encoded, flags, &facts, &now, &local)
+    if fd < 0:
+        return path_outcome(fd, path, cost, meter)
+    try:
+        handle = Handle.__new__(Handle, fd, flags)
+    except BaseException:
+        au_close(fd)
+        raise
+    handle.learn(facts.stx_mode, facts.stx_blksize, now, local)
+    handle.meter = meter
+    if local:
+        handle.expected = facts.stx_size
+    else:
+        # (elsewhere a file without a size may be one whose text is made up, too)
+        handle.shared = facts.stx_size == 0
+    meter.opened += 1
+    return handle
+
+
+cdef bytes path_bytes(path):
+    """The path as the kernel takes it, or None: of another type, or not to be taken."""
+    cdef bytes encoded
+    if type(path) is not unicode:
+        return None
+    encoded = PyUnicode_EncodeFSDefault(path)
+    if memchr(PyBytes_AS_STRING(encoded), 0, PyBytes_GET_SIZE(encoded)) != NULL:
+        return None
+    return encoded
+
+
 cdef bytes encoded_path(path, Py_ssize_t cost, Meter meter):
     """The path as the kernel takes it, if the meter's loop is the current one and admits it."""
     cdef bytes encoded
     if meter is None or type(path) is not unicode or not meter.admit(cost):
         return None
-    encoded = PyUnicode_EncodeFSDefault(path)
-    if memchr(PyBytes_AS_STRING(encoded), 0, PyBytes_GET_SIZE(encoded)) != NULL:
+    encoded = path_bytes(path)
+    if encoded is None:
         meter.refund(cost)
-        return None
     return encoded
 
 
@@ -1880,7 +2058,7 @@ def read_quick(path, Py_ssize_t cost):
     return path_outcome(read_path_now(encoded, meter), path, cost, meter)
 
 
-cdef object walk_error(long error):
+cdef long walk_error(long error) noexcept nogil:
     """Errors of the path itself are final; anything else is the next tier's to explain."""
     if error in (-ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG, -EACCES, -EISDIR, -EROFS, -ETXTBSY):
         return -4096 + error

@@ -38,7 +38,7 @@ from ._buffer_steps import BufferSteps
 from ._direct import write_any
 from ._errors import CLOSED, os_error, unsupported
 from ._file_steps import SEEK_WHENCES
-from ._handle import Handle, plain_attributes
+from ._handle import Handle, close_quick, plain_attributes
 from ._raw import RawFile
 from ._runtime import current_runtime
 from ._transfers import pwrite
@@ -241,6 +241,8 @@ class BufferedFile(BufferSteps):
     # -- closing ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
+        if self._wrapped is None and close_quick(self):
+            return
         if self.closed:
             return
         interrupted: BaseException | None = None

@@ -20,7 +20,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import nullcontext
 from functools import partial
 from operator import index
@@ -32,7 +32,7 @@ from anyio import CancelScope, get_cancelled_exc_class
 from ._arguments import as_offset, as_readable, as_size, as_writable
 from ._errors import CLOSED, NOT_WRITABLE, logger, unsupported
 from ._file_steps import POSITION_MAX, FileSteps
-from ._handle import MISS, Handle, plain_attributes, pread_now
+from ._handle import MISS, Handle, close_quick, plain_attributes, pread_now
 from ._line import Turn
 from ._ranges import read_many
 from ._runtime import Runtime, current_runtime
@@ -173,14 +173,16 @@ class AsyncFile(FileSteps[AnyStr]):
         self._check_closed(CLOSED + ".")
         return self
 
+    # (AnyIO's would put a coroutine around that of `aclose`)
+    def __aexit__(self, *_: object) -> Coroutine[Any, Any, None]:
+        return self.aclose()
+
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def __del__(self) -> None:
-        handle: Handle | None = getattr(self, "_handle", None)
-        if handle is None or handle.closed:
-            return
-        if handle.closefd:
+    def _dropped(self) -> None:
+        """The file goes, and nobody has closed it."""
+        if self._handle.closefd:
             warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
         self.close()
 
@@ -383,6 +385,8 @@ class AsyncFile(FileSteps[AnyStr]):
 
         :raises OSError: what close(2) reports: EIO, ENOSPC, EDQUOT of earlier writes
         """
+        if self._wrapped is None and close_quick(self):
+            return
         handle = self._handle
         if handle.closed:
             return

@@ -20,8 +20,11 @@ __all__ = [
     "MISS",
     "Handle",
     "HandleOwner",
+    "admitted",
+    "close_quick",
     "fd_facts",
     "open_now",
+    "open_quick",
     "plain_attributes",
     "pread_now",
     "read_now",
@@ -171,6 +174,14 @@ class PortableHandleOwner:
     _buffer: Any
     _text: Any
 
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle is not None and not handle.closed:
+            self._dropped()
+
+    def _dropped(self) -> None:
+        pass
+
 
 def _pread_portably(file: PortableHandleOwner, size: int, offset: int) -> bytes | None:
     return None
@@ -200,6 +211,18 @@ def _read_quick_portably(path: object, cost: int) -> Any:
     return None
 
 
+def _admit_portably(cost: int) -> Any:
+    return None
+
+
+def _open_quick_portably(path: object, flags: int, cost: int, meter: Any) -> Any:
+    return None
+
+
+def _close_quick_portably(file: PortableHandleOwner) -> bool:
+    return False
+
+
 def _read_path_portably(path: bytes, meter: Any) -> Any:
     return MISS
 
@@ -209,7 +232,10 @@ if TYPE_CHECKING or COMPILED:
     from ._uring import (
         Handle,
         HandleOwner,
+        admitted,
+        close_quick,
         open_now,
+        open_quick,
         plain_attributes,
         pread_now,
         read_now,
@@ -232,6 +258,9 @@ else:
     read_path_now = _read_path_portably
     stat_quick = _stat_quick_portably
     read_quick = _read_quick_portably
+    admitted = _admit_portably
+    open_quick = _open_quick_portably
+    close_quick = _close_quick_portably
     remember = type
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import RLock  # `threading.RLock` is a function around it
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -86,7 +86,7 @@ class Line:
         self._flag: Any = itself if flag is None else flag
         self._places: deque[_Place] | None = None  # made when somebody has to wait
         # Reentrant: the collector may finalise a task that waits here while this one looks
-        self.mutex = threading.RLock()
+        self.mutex = RLock()
         self._flag.busy = False
 
     @property

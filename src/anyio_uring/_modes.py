@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 
 class Mode(NamedTuple):
-    """A parsed mode.  `flags` are those of open(2)."""
+    """A parsed mode.
+
+    :ivar flags: those of open(2)
+    :ivar raw_name: the `mode` attribute of an unbuffered file, as `io.FileIO` spells it
+    :ivar audit_name: the mode as the audit event ``open`` tells it
+    """
 
     creating: bool
     reading: bool
@@ -17,24 +22,9 @@ class Mode(NamedTuple):
     updating: bool
     binary: bool
     flags: int
+    raw_name: str
+    audit_name: str
     direct: bool = False
-
-    @property
-    def raw_name(self) -> str:
-        """The `mode` attribute of an unbuffered file, as `io.FileIO` spells it."""
-        if self.creating:
-            return "xb+" if self.updating else "xb"
-        if self.appending:
-            return "ab+" if self.updating else "ab"
-        if self.updating:
-            return "rb+"
-        return "rb" if self.reading else "wb"
-
-    @property
-    def audit_name(self) -> str:
-        """The mode as the audit event ``open`` tells it."""
-        name = "w+" if self.writing and self.updating else self.raw_name
-        return name.replace("b", "")
 
 
 def parse_mode(mode: str) -> Mode:
@@ -76,7 +66,12 @@ def _parse(mode: str) -> Mode:
     elif appending:
         flags |= os.O_CREAT | os.O_APPEND
     flags |= getattr(os, "O_CLOEXEC", 0)
-    return Mode(creating, reading, writing, appending, updating, binary, flags)
+    letter = "x" if creating else "a" if appending else "w" if writing and not updating else "r"
+    raw_name = letter + ("b+" if updating else "b")
+    audit_name = "w+" if writing and updating else raw_name.replace("b", "")
+    return Mode(
+        creating, reading, writing, appending, updating, binary, flags, raw_name, audit_name
+    )
 
 
 def _type_name(value: object) -> str:

@@ -19,7 +19,7 @@ from ._buffered import BufferedFile
 from ._direct import O_DIRECT, BlockGuard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
 from ._file import AsyncFile
-from ._handle import COMPILED, Handle, fd_facts, open_now
+from ._handle import COMPILED, Handle, admitted, fd_facts, open_now, open_quick, remember
 from ._modes import Mode, parse_mode
 from ._mounts import MADE_UP
 from ._ops import Opened
@@ -142,16 +142,17 @@ async def open_file(
     buffered: BufferedKind = BufferedFile
     if write_behind:
         buffered = _behind_kind(parsed, buffering, write_behind)
-    runtime = current_runtime()
+    opened: AsyncFile[Any]
     if isinstance(file, int):
-        opened = await _from_descriptor(runtime, file, parsed, closefd, limiter, buffering)
+        opened = await _from_descriptor(file, parsed, closefd, limiter, buffering)
+    elif opener is not None:
+        opened = await _from_opener(os.fspath(file), parsed, opener, limiter, buffering)
     else:
         path = os.fspath(file)
-        sys.audit("open", path, parsed.audit_name, parsed.flags)
-        if opener is not None:
-            opened = await _from_opener(runtime, path, parsed, opener, limiter, buffering)
-        else:
-            opened = await _from_path(runtime, path, parsed, limiter, buffering, buffered)
+        at_once = _at_once(path, parsed, limiter, buffering)
+        if at_once is None:
+            at_once = await _from_path(path, parsed, limiter, buffering, buffered)
+        opened = at_once
     if parsed.binary:
         return opened
     return as_text(opened, mode, buffering, encoding, errors, newline)
@@ -191,18 +192,16 @@ def check_arguments(
         raise TypeError(
             f"limiter must be a CapacityLimiter or None, not {limiter.__class__.__name__}"
         )
-    for name, value in ("encoding", encoding), ("errors", errors), ("newline", newline):
-        _check_string(name, value)
+    coded = encoding is not None or errors is not None or newline is not None
+    if coded:
+        for name, value in ("encoding", encoding), ("errors", errors), ("newline", newline):
+            _check_string(name, value)
     if not isinstance(file, int):
         file = os.fspath(file)  # TypeError: expected str, bytes or os.PathLike object
     parsed = parse_mode(mode)
     if parsed.binary:
-        if encoding is not None:
-            raise ValueError("binary mode doesn't take an encoding argument")
-        if errors is not None:
-            raise ValueError("binary mode doesn't take an errors argument")
-        if newline is not None:
-            raise ValueError("binary mode doesn't take a newline argument")
+        if coded:
+            _refuse_coding(encoding, errors)
         if buffering == 1:
             warnings.warn(
                 "line buffering (buffering=1) isn't supported in binary mode, the default buffer "
@@ -223,6 +222,14 @@ def check_arguments(
         if ("\0" if isinstance(file, str) else b"\0") in file:
             raise ValueError("embedded null byte")
     return parsed
+
+
+def _refuse_coding(encoding: str | None, errors: str | None) -> None:
+    if encoding is not None:
+        raise ValueError("binary mode doesn't take an encoding argument")
+    if errors is not None:
+        raise ValueError("binary mode doesn't take an errors argument")
+    raise ValueError("binary mode doesn't take a newline argument")
 
 
 def _check_string(name: str, value: Any) -> None:
@@ -259,8 +266,22 @@ def as_text(
         raise
 
 
+def _at_once(
+    path: str | bytes, mode: Mode, limiter: CapacityLimiter | None, buffering: int
+) -> AsyncFile[Any] | None:
+    """The file, if nothing stands against opening it at once: it exists, and is only read."""
+    meter = admitted(OPEN_COST_BYTES)
+    if meter is None:
+        remember(current_runtime().meter)
+        meter = admitted(OPEN_COST_BYTES)
+    sys.audit("open", path, mode.audit_name, mode.flags)
+    if meter is None:
+        return None
+    handle = open_quick(path, mode.flags, OPEN_COST_BYTES, meter)
+    return None if handle is None else new_file(handle, path, mode, limiter, buffering)
+
+
 async def _from_path(
-    runtime: Runtime,
     path: str | bytes,
     mode: Mode,
     limiter: CapacityLimiter | None,
@@ -268,6 +289,7 @@ async def _from_path(
     buffered: BufferedKind,
 ) -> AsyncFile[Any]:
     flags = mode.flags
+    runtime = current_runtime()
     await runtime.gate.admit(OPEN_COST_BYTES)
     opened: Opened | None = None
     found = open_now(bytes(os.fsencode(path)), flags, runtime.meter)
@@ -292,7 +314,6 @@ async def _from_path(
 
 
 async def _from_opener(
-    runtime: Runtime,
     path: str | bytes,
     mode: Mode,
     opener: Callable[[str, int], int],
@@ -301,6 +322,8 @@ async def _from_opener(
 ) -> AsyncFile[Any]:
     """The opener is the user's own, blocking code: it runs in a thread."""
     flags = mode.flags
+    runtime = current_runtime()
+    sys.audit("open", path, mode.audit_name, flags)
 
     def call() -> Opened:
         fd = opener(path, flags)  # type: ignore[arg-type]
@@ -327,13 +350,13 @@ async def _from_opener(
 
 
 async def _from_descriptor(
-    runtime: Runtime,
     fd: int,
     mode: Mode,
     closefd: bool,
     limiter: CapacityLimiter | None,
     buffering: int,
 ) -> AsyncFile[Any]:
+    runtime = current_runtime()
     await runtime.gate.admit()
     sys.audit("open", fd, mode.audit_name, mode.flags)
     name, fd = fd, int(fd)  # of a bool, the functions of os would warn again
@@ -404,14 +427,7 @@ async def finish(
     # (elsewhere a file without a size may be one whose text is made up, too)
     made_up = fs_type in MADE_UP or (mode.reading and size == 0 and not local)
     handle.shared = not exclusive or not handle.seekable or made_up
-    file: AsyncFile[Any]
-    if buffering == 0:
-        file = kinds[0](handle, name, mode.raw_name, limiter)
-    else:
-        buffer_size = buffering if buffering > 1 else default_buffer_size(blksize)
-        if buffering <= 1 and handle.align:
-            buffer_size = max(buffer_size, DIRECT_BUFFER_BYTES)
-        file = kinds[1](handle, name, mode.raw_name, limiter, buffer_size)
+    file = new_file(handle, name, mode, limiter, buffering, kinds)
     try:
         if mode.updating and buffering != 0 and not file.seekable():
             raise unsupported("File or stream is not seekable.")
@@ -421,6 +437,23 @@ async def finish(
         file.close()
         raise
     return file
+
+
+def new_file(
+    handle: Handle,
+    name: Any,
+    mode: Mode,
+    limiter: CapacityLimiter | None,
+    buffering: int,
+    kinds: tuple[type[RawFile], BufferedKind] = (RawFile, BufferedFile),
+) -> AsyncFile[Any]:
+    """The file object over a handle."""
+    if buffering == 0:
+        return kinds[0](handle, name, mode.raw_name, limiter)
+    buffer_size = buffering if buffering > 1 else default_buffer_size(handle.blksize)
+    if buffering <= 1 and handle.align:
+        buffer_size = max(buffer_size, DIRECT_BUFFER_BYTES)
+    return kinds[1](handle, name, mode.raw_name, limiter, buffer_size)
 
 
 def default_buffer_size(blksize: int) -> int:

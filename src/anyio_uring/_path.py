@@ -14,17 +14,23 @@ from typing import TYPE_CHECKING, Any, overload
 import anyio
 
 from . import _path_jobs
+from ._handle import read_quick, stat_quick
 from ._listing import Listing, names
-from ._open import open_file
+from ._open import OPEN_COST_BYTES, open_file
 from ._path_jobs import is_anything, is_kind
-from ._whole import facts, facts_at_once, read_at_once, read_whole
+from ._whole import STAT_COST_BYTES, facts, read_whole
 
 if TYPE_CHECKING:
     from typing import Self
 
     from _typeshed import OpenBinaryMode, OpenTextMode, ReadableBuffer
+    from anyio import CapacityLimiter
 
     from ._file import AsyncFile
+
+
+# The type of a `pathlib.Path` that can stand within several others
+PLAIN = type(pathlib.Path()) if sys.version_info < (3, 14) else None
 
 
 class Path(anyio.Path):
@@ -53,6 +59,17 @@ class Path(anyio.Path):
     __slots__ = ("_text",)
     _text: str
 
+    def __init__(
+        self, *args: str | os.PathLike[str], limiter: CapacityLimiter | None = None
+    ) -> None:
+        # Another `pathlib.Path` of the same text costs more than a cached stat of it, and would
+        # put the text together again; these do not change.  (From 3.14 on they remember `info`.)
+        if len(args) == 1 and type(args[0]) is PLAIN and limiter is None:
+            self._path = args[0]  # type: ignore[misc]
+            self._limiter = None
+        else:
+            super().__init__(*args, limiter=limiter)
+
     def __getattr__(self, name: str) -> Any:
         """The `pathlib.Path` within, made when it is asked for."""
         if name != "_path":
@@ -75,13 +92,13 @@ class Path(anyio.Path):
         True
         """
         text = str(self._path)
-        found = facts_at_once(text, follow_symlinks)
+        found = stat_quick(text, follow_symlinks, STAT_COST_BYTES)
         return found or await facts(text, follow_symlinks, self._limiter)
 
     async def lstat(self) -> os.stat_result:
         """As :meth:`pathlib.Path.lstat`: of a symlink itself."""
         text = str(self._path)
-        found = facts_at_once(text, False)
+        found = stat_quick(text, False, STAT_COST_BYTES)
         return found or await facts(text, False, self._limiter)
 
     async def exists(self, *, follow_symlinks: bool = True) -> bool:
@@ -192,7 +209,7 @@ class Path(anyio.Path):
         :raises OSError: as :func:`open` and read(2)
         """
         text = str(self._path)
-        data = read_at_once(text)
+        data = read_quick(text, OPEN_COST_BYTES)
         return await read_whole(text, self._limiter) if data is None else data
 
     async def read_text(
@@ -291,7 +308,7 @@ class Path(anyio.Path):
         text = str(self._path)
         kind: Any = type(self)
         limiter = self._limiter
-        plain = issubclass(kind, Path) and kind.__init__ is anyio.Path.__init__
+        plain = issubclass(kind, Path) and kind.__init__ is Path.__init__
         if os.name != "posix" or not plain:
             return Listing(self._path.iterdir, limiter, partial(_child, self))
         prefix = "" if text == "." else text if text.endswith("/") else f"{text}/"

@@ -14,8 +14,9 @@ from errno import EBADF, ELOOP, ENOENT, ENOTDIR
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from ._handle import stat_quick
 from ._runtime import Runtime, current_runtime
-from ._whole import decoded, facts, facts_at_once, read_whole
+from ._whole import STAT_COST_BYTES, decoded, facts, read_whole
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -57,8 +58,8 @@ async def is_kind(
 ) -> bool:
     """Whether there is something with a mode of this kind."""
     try:
-        found = facts_at_once(path, follow) or await facts(path, follow, limiter)
-        return kind(found.st_mode)
+        found = stat_quick(path, follow, STAT_COST_BYTES)
+        return kind((found or await facts(path, follow, limiter)).st_mode)
     except OSError as error:
         if is_absence(error):
             return False

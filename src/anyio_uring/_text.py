@@ -20,7 +20,7 @@ from ._buffer import LineIterator, text_read_now, text_readline_now, text_write_
 from ._buffered import BufferedFile
 from ._coding import Position
 from ._errors import CLOSED, unsupported
-from ._handle import Handle, plain_attributes
+from ._handle import Handle, close_quick, plain_attributes
 from ._runtime import current_runtime
 from ._text_steps import Reading, TextSteps
 
@@ -390,6 +390,8 @@ class TextFile(TextSteps):
     # -- closing ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
+        if self._wrapped is None and close_quick(self):
+            return
         if self.closed:
             return
         interrupted: BaseException | None = None

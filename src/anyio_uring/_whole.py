@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._errors import os_error
-from ._handle import read_path_now, read_quick, remember, stat_now, stat_quick
+from ._handle import read_path_now, remember, stat_now
 from ._open import OPEN_COST_BYTES, WALK_ERROR_BASE, open_file
 from ._runtime import Runtime, current_runtime
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 STAT_COST_BYTES = 40 << 10
 # Decoding more than this holds the loop up for milliseconds: a thread does it.
 DECODE_MAX = 1 << 20
-
-
-def facts_at_once(path: AnyPath, follow: bool) -> os.stat_result | None:
-    """What `facts` gives if nothing stands against it; else None."""
-    return stat_quick(path, follow, STAT_COST_BYTES)
 
 
 async def facts(path: AnyPath, follow: bool, limiter: CapacityLimiter | None) -> os.stat_result:
@@ -43,11 +38,6 @@ async def facts(path: AnyPath, follow: bool, limiter: CapacityLimiter | None) ->
         if found <= WALK_ERROR_BASE:
             raise os_error(WALK_ERROR_BASE - found, path)
     return await runtime.paths.stat(path, follow, limiter)
-
-
-def read_at_once(path: AnyPath) -> bytes | None:
-    """What `read_whole` gives if nothing stands against it; else None."""
-    return read_quick(path, OPEN_COST_BYTES)
 
 
 async def read_whole(path: AnyPath, limiter: CapacityLimiter | None) -> bytes:
