@@ -67,6 +67,7 @@ cdef extern from "Python.h":
 cdef extern from "Python.h":
     object PyStructSequence_New(PyTypeObject *type)
     void PyStructSequence_SET_ITEM(object sequence, Py_ssize_t index, PyObject *value)
+    PyObject *PyStructSequence_GET_ITEM(object sequence, Py_ssize_t index)
     bytes PyUnicode_EncodeFSDefault(object text)
     PyObject *PyLong_FromUnsignedLongLong(unsigned long long value) except NULL
     PyObject *PyLong_FromLongLong(long long value) except NULL
@@ -1645,29 +1646,48 @@ learn_stat_result()
 
 cdef object stat_result(au_statx *facts):
     """What os.stat would answer, with these facts."""
+    return stat_result_like(facts, NULL, None)
+
+
+cdef PyObject *whole(uint64_t value, uint64_t known, object like, Py_ssize_t index) except NULL:
+    """A number; the one at this place in `like`, if that has the same, which saves making it."""
+    cdef PyObject *number
+    if value != known or like is None:
+        return PyLong_FromUnsignedLongLong(value)
+    number = PyStructSequence_GET_ITEM(like, index)
+    Py_INCREF(<object>number)
+    return number
+
+
+cdef object stat_result_like(au_statx *facts, au_statx *known, object like):
+    """`stat_result`; it shares numbers with an earlier one.
+
+    :param known: the facts of that one, if there is one
+    :param like: it, or None
+    """
     cdef au_statx_timestamp times[3]
     cdef Py_ssize_t index
     cdef PyObject *fields[_STAT_FIELDS_MAX]
+    if known == NULL:
+        known = facts
+        like = None
     for index in range(STAT_FIELDS):
         fields[index] = NULL
     times[0], times[1], times[2] = facts.stx_atime, facts.stx_mtime, facts.stx_ctime
-    fields[STAT_AT[0]] = PyLong_FromUnsignedLongLong(facts.stx_mode)
+    fields[STAT_AT[0]] = whole(facts.stx_mode, known.stx_mode, like, STAT_AT[0])
     fields[STAT_AT[1]] = PyLong_FromUnsignedLongLong(facts.stx_ino)
-    fields[STAT_AT[2]] = PyLong_FromUnsignedLongLong(
-        makedev(facts.stx_dev_major, facts.stx_dev_minor))
+    fields[STAT_AT[2]] = whole(makedev(facts.stx_dev_major, facts.stx_dev_minor),
+                               makedev(known.stx_dev_major, known.stx_dev_minor), like, STAT_AT[2])
     fields[STAT_AT[3]] = PyLong_FromUnsignedLongLong(facts.stx_nlink)
-    fields[STAT_AT[4]] = PyLong_FromUnsignedLongLong(facts.stx_uid)
-    fields[STAT_AT[5]] = PyLong_FromUnsignedLongLong(facts.stx_gid)
+    fields[STAT_AT[4]] = whole(facts.stx_uid, known.stx_uid, like, STAT_AT[4])
+    fields[STAT_AT[5]] = whole(facts.stx_gid, known.stx_gid, like, STAT_AT[5])
     fields[STAT_AT[6]] = PyLong_FromUnsignedLongLong(facts.stx_size)
-    fields[STAT_AT[7]] = PyLong_FromUnsignedLongLong(facts.stx_blksize)
+    fields[STAT_AT[7]] = whole(facts.stx_blksize, known.stx_blksize, like, STAT_AT[7])
     fields[STAT_AT[8]] = PyLong_FromUnsignedLongLong(facts.stx_blocks)
     fields[STAT_AT[9]] = PyLong_FromUnsignedLongLong(
         makedev(facts.stx_rdev_major, facts.stx_rdev_minor))
     for index in range(3):
-        fields[_STAT_SECONDS + index] = PyLong_FromLongLong(times[index].tv_sec)
-        fields[STAT_AT[_STAT_TIMES + index]] = PyFloat_FromDouble(
-            times[index].tv_sec + 1e-9 * times[index].tv_nsec)
-        fields[STAT_AT[_STAT_TIMES + 3 + index]] = nanoseconds(&times[index])
+        put_time(fields, times, index)
     result = PyStructSequence_New(<PyTypeObject *>STAT_TYPE)
     for index in range(STAT_FIELDS):
         if fields[index] == NULL:
@@ -1675,6 +1695,29 @@ cdef object stat_result(au_statx *facts):
             fields[index] = <PyObject *>None
         PyStructSequence_SET_ITEM(result, index, fields[index])
     return result
+
+
+cdef int put_time(PyObject **fields, au_statx_timestamp *times, Py_ssize_t index) except -1:
+    """The three forms of a time; those of the time before it, if that is the same, as it mostly is
+    with a file that was written once.
+    """
+    cdef Py_ssize_t form, at[3]
+    at[0] = _STAT_SECONDS + index
+    at[1] = STAT_AT[_STAT_TIMES + index]
+    at[2] = STAT_AT[_STAT_TIMES + 3 + index]
+    if index and times[index].tv_sec == times[index - 1].tv_sec:
+        fields[at[0]] = fields[at[0] - 1]
+        Py_INCREF(<object>fields[at[0]])
+        if times[index].tv_nsec == times[index - 1].tv_nsec:
+            for form in range(1, 3):
+                fields[at[form]] = fields[STAT_AT[_STAT_TIMES + 3 * (form - 1) + index - 1]]
+                Py_INCREF(<object>fields[at[form]])
+            return 0
+    else:
+        fields[at[0]] = PyLong_FromLongLong(times[index].tv_sec)
+    fields[at[1]] = PyFloat_FromDouble(times[index].tv_sec + 1e-9 * times[index].tv_nsec)
+    fields[at[2]] = nanoseconds(&times[index])
+    return 0
 
 
 cdef PyObject *nanoseconds(au_statx_timestamp *time) except NULL:
@@ -1868,7 +1911,9 @@ def is_fifo_cached(bytes path):
 # ---------------------------------------------------------------------------------------------
 
 cdef enum:
-    _READ_STEP = 64 << 10
+    _STAT_STEP = 64             # questions between two turns with the interpreter
+    _READ_STEP = 64 << 10       # a file is begun where there is so much room
+    _READ_CLASS = 6             # of the pool: the memory that files are read into
 
 
 cdef const char **c_paths(list paths, list encoded) except NULL:
@@ -1893,29 +1938,36 @@ cdef object path_error(long outcome, path):
 
 
 def stat_many(list paths not None, bint follow):
-    """For each path (str or bytes) an os.stat_result or its OSError, for a worker thread."""
-    cdef Py_ssize_t index, count = len(paths)
+    """For each path (str or bytes) an os.stat_result or its OSError, for a worker thread; and the
+    indices of the errors.
+    """
+    cdef Py_ssize_t first, last, index, count = len(paths)
     cdef int flags = AU_AT_NO_AUTOMOUNT | (0 if follow else AU_AT_SYMLINK_NOFOLLOW)
-    cdef list encoded = []
+    cdef list encoded = [], results = [], odd = []
     cdef const char **names = c_paths(paths, encoded)
-    cdef au_statx *facts = <au_statx *>malloc((count + 1) * sizeof(au_statx))
-    cdef long *outcomes = <long *>malloc((count + 1) * sizeof(long))
-    cdef list results = []
+    cdef au_statx facts[_STAT_STEP]
+    cdef au_statx *known = NULL
+    cdef long outcomes[_STAT_STEP]
     try:
-        if facts == NULL or outcomes == NULL:
-            raise MemoryError
-        with nogil:
-            for index in range(count):
-                outcomes[index] = au_statx_call(AT_FDCWD, names[index], flags,
-                                                AU_STATX_BASIC_STATS, &facts[index])
-        for index in range(count):
-            results.append(path_error(outcomes[index], paths[index]) if outcomes[index]
-                           else stat_result(&facts[index]))
-        return results
+        for first in range(0, count, _STAT_STEP):
+            last = min(first + _STAT_STEP, count)
+            with nogil:
+                for index in range(first, last):
+                    outcomes[index - first] = au_statx_call(
+                        AT_FDCWD, names[index], flags, AU_STATX_BASIC_STATS, &facts[index - first])
+            known = NULL    # those before are overwritten
+            like = None
+            for index in range(last - first):
+                if outcomes[index]:
+                    odd.append(first + index)
+                    results.append(path_error(outcomes[index], paths[first + index]))
+                else:
+                    like = stat_result_like(&facts[index], known, like)
+                    known = &facts[index]
+                    results.append(like)
+        return results, odd
     finally:
         free(names)
-        free(facts)
-        free(outcomes)
 
 
 cdef struct Content:
@@ -1927,21 +1979,26 @@ cdef struct Content:
 
 
 cdef struct Contents:
-    char *memory
-    size_t size, used, limit
+    char *memory        # the block, or, for a file that is too big for it, more
+    char *block         # of the pool
+    size_t size, used
+    size_t before       # bytes that have become objects
+    size_t limit        # of those behind them
 
 
-cdef bint make_room(Contents *all, size_t size) noexcept nogil:
-    """Room for so many bytes more, or what the limit leaves; False if there is none."""
-    cdef size_t wanted = min(all.used + size, all.limit)
+cdef size_t find_room(Contents *all) noexcept nogil:
+    """Room for some bytes more, if the limit leaves any: how many; 0 if there is none."""
+    cdef size_t wanted
     cdef char *memory
-    if wanted > all.size:
-        wanted = min(max(wanted, 2 * all.size), all.limit)
-        memory = <char *>realloc(all.memory, wanted)
+    if all.used + _READ_STEP > all.size and all.size < all.limit:
+        wanted = min(2 * all.size, all.limit)
+        memory = <char *>realloc(NULL if all.memory == all.block else all.memory, wanted)
         if memory != NULL:
+            if all.memory == all.block:
+                memcpy(memory, all.block, all.used)
             all.memory = memory
             all.size = wanted
-    return all.used < all.size
+    return min(all.size, all.limit) - all.used
 
 
 cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil:
@@ -1952,6 +2009,7 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
     what it answers with bytes need not be asked for its kind.
     """
     cdef au_statx facts
+    cdef size_t room
     cdef long count, fd = -EINTR
     while fd == -EINTR:     # as os.open
         fd = au_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
@@ -1960,11 +2018,12 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
         one.skipped = fd == -EAGAIN     # a lease
         return
     while True:
-        if not make_room(all, _READ_STEP):
-            one.full = one.start > 0
+        room = find_room(all)
+        if room == 0:
+            one.full = all.before + one.start > 0
             one.skipped = not one.full
             break
-        count = au_pread(fd, all.memory + all.used, all.size - all.used, all.used - one.start)
+        count = au_pread(fd, all.memory + all.used, room, all.used - one.start)
         if count > 0:
             all.used += count   # short or not, the end is where nothing comes any more
         elif count != -EINTR:
@@ -1981,49 +2040,73 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
     au_close(fd)
 
 
-def read_many(list paths not None, size_t limit):
-    """For each path (str or bytes) its bytes, its OSError or a tuple, for a worker thread.
+cdef Py_ssize_t read_some(const char **names, Py_ssize_t first, Py_ssize_t count, Contents *all,
+                          Content *found) noexcept nogil:
+    """Files from the first one on, until the memory is used up: how far it came."""
+    cdef Py_ssize_t index = first
+    while index < count and (index == first or all.used + _READ_STEP <= all.size):
+        read_one(names[index], all, &found[index])
+        index += 1
+        if found[index - 1].full:
+            break
+    return index
 
-    The tuple is ``(fd,)`` for what is no regular file, opened with O_NONBLOCK, now the caller's;
-    or ``()`` for a file of about `limit` bytes or more.  Ends early, but not before the first,
-    where the next file would make it more than `limit` bytes.
+
+def read_many(list paths not None, size_t limit, left):
+    """For each path (str or bytes) its bytes, its OSError or what `left` makes of a descriptor, for
+    a worker thread; and the indices of what is not bytes.
+
+    That is of what is no regular file, opened with O_NONBLOCK, now the caller's; or -1 for a file
+    of about `limit` bytes or more.  Ends early, but not before the first, where the next file would
+    make it more than `limit` bytes.
+
+    They are read into the same memory again and again, which stays in the processor's cache and
+    costs no page faults, and become objects whenever it is full.
     """
-    cdef Py_ssize_t index, count = len(paths)
-    cdef list encoded = []
+    cdef Py_ssize_t index, read = 0, made = 0, count = len(paths)
+    cdef list encoded = [], results = [], odd = []
     cdef const char **names = c_paths(paths, encoded)
     cdef Content *found = <Content *>malloc((count + 1) * sizeof(Content))
     cdef Contents all
-    cdef list results = []
-    all.memory, all.size, all.used, all.limit = NULL, 0, 0, limit
+    memset(&all, 0, sizeof(all))
+    all.limit = limit
     try:
         if found == NULL:
             raise MemoryError
-        with nogil:
-            for index in range(count):
-                read_one(names[index], &all, &found[index])
+        all.block = all.memory = <char *>take_block(_READ_CLASS)
+        all.size = <size_t>_ALIGNMENT << _READ_CLASS
+        while read < count:
+            with nogil:
+                read = read_some(names, read, count, &all, found)
+            for index in range(made, read):
                 if found[index].full:
-                    count = index
-                    break
-        for index in range(count):
-            if found[index].skipped:
-                results.append(())
-            elif found[index].special:
-                results.append((found[index].outcome,))
-            elif found[index].outcome < 0:
-                results.append(path_error(found[index].outcome, paths[index]))
-            else:
-                results.append(PyBytes_FromStringAndSize(all.memory + found[index].start,
-                                                         found[index].outcome))
-        return results
-    except MemoryError:
-        for index in range(count if found != NULL else 0):
+                    return results, odd
+                made = index + 1
+                if found[index].outcome >= 0 and not (found[index].skipped or found[index].special):
+                    results.append(PyBytes_FromStringAndSize(all.memory + found[index].start,
+                                                             found[index].outcome))
+                    continue
+                odd.append(index)
+                if found[index].skipped or found[index].special:
+                    results.append(left(found[index].outcome if found[index].special else -1))
+                else:
+                    results.append(path_error(found[index].outcome, paths[index]))
+            all.before += all.used
+            all.limit -= all.used
+            all.used = 0
+        return results, odd
+    except BaseException:
+        for index in range(read):
             if found[index].special:
                 au_close(found[index].outcome)
         raise
     finally:
         free(names)
         free(found)
-        free(all.memory)
+        if all.memory != all.block:
+            free(all.memory)
+        if all.block != NULL:
+            give_block(all.block, _READ_CLASS)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -2364,6 +2447,25 @@ cdef void *pool[_POOL_CLASSES][_POOL_KEPT_MAX]
 cdef uint32_t pool_counts[_POOL_CLASSES]
 
 
+cdef void *take_block(int number) except NULL:
+    """Memory of a class; aligned."""
+    cdef void *block = NULL
+    if pool_counts[number]:
+        pool_counts[number] -= 1
+        return pool[number][pool_counts[number]]
+    if posix_memalign(&block, _ALIGNMENT, <size_t>_ALIGNMENT << number) != 0:
+        raise MemoryError
+    return block
+
+
+cdef void give_block(void *block, int number) noexcept:
+    if pool_counts[number] < <uint32_t>_POOL_KEPT_MAX >> number:
+        pool[number][pool_counts[number]] = block
+        pool_counts[number] += 1
+    else:
+        free(block)
+
+
 cdef int allocate_scratch(Operation operation, size_t size) except -1:
     # Less than the smallest is not kept: thousands of operations may wait, each with its own
     cdef int number = 0 if size >= _ALIGNMENT else _POOL_CLASSES
@@ -2371,24 +2473,18 @@ cdef int allocate_scratch(Operation operation, size_t size) except -1:
         number += 1
     operation.scratch_class = number
     if number < _POOL_CLASSES:
-        size = <size_t>_ALIGNMENT << number
-        if pool_counts[number]:
-            pool_counts[number] -= 1
-            operation.scratch = pool[number][pool_counts[number]]
-            return 0
-    if posix_memalign(&operation.scratch, _ALIGNMENT, size if size else 1) != 0:
+        operation.scratch = take_block(number)
+    elif posix_memalign(&operation.scratch, _ALIGNMENT, size if size else 1) != 0:
         operation.scratch = NULL
         raise MemoryError
     return 0
 
 
 cdef void release_scratch(Operation operation) noexcept:
-    cdef int number = operation.scratch_class
     if operation.scratch == NULL:
         return
-    if number < _POOL_CLASSES and pool_counts[number] < <uint32_t>_POOL_KEPT_MAX >> number:
-        pool[number][pool_counts[number]] = operation.scratch
-        pool_counts[number] += 1
+    if operation.scratch_class < _POOL_CLASSES:
+        give_block(operation.scratch, operation.scratch_class)
     else:
         free(operation.scratch)
     operation.scratch = NULL

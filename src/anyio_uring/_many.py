@@ -2,6 +2,7 @@
 its portable twin.
 
 For each path there is an answer: what was asked for, or the OSError with its name, or a `Left`.
+Both say besides where the answers are that want looking at, since most chunks have none.
 """
 
 from __future__ import annotations
@@ -30,40 +31,40 @@ class Left(NamedTuple):
     fd: int
 
 
-def stat_chunk(paths: list[AnyPath], follow: bool) -> list[os.stat_result | OSError]:
-    """As `os.stat` of each, or `os.lstat` if not to `follow`."""
+def stat_chunk(
+    paths: list[AnyPath], follow: bool
+) -> tuple[list[os.stat_result | OSError], list[int]]:
+    """As `os.stat` of each, or `os.lstat` if not to `follow`; and the indices of the errors."""
     if COMPILED:
         return _uring.stat_many(paths, follow)
     results: list[os.stat_result | OSError] = []
-    for path in paths:
+    odd: list[int] = []
+    for index, path in enumerate(paths):
         try:
             results.append(os.stat(path, follow_symlinks=follow))
         except OSError as error:
             results.append(error)
-    return results
+            odd.append(index)
+    return results, odd
 
 
-def read_chunk(paths: list[AnyPath], limit: int) -> list[bytes | OSError | Left]:
-    """The content of each regular file, all of them together no more than `limit` bytes.
+def read_chunk(paths: list[AnyPath], limit: int) -> tuple[list[bytes | OSError | Left], list[int]]:
+    """The content of each regular file, all of them together no more than `limit` bytes; and the
+    indices of what is none.
 
     Ends early, but not before the first one, where the next would be too much.
     """
-    if not COMPILED:
-        return _read_portably(paths, limit)
-    return [
-        Left(*content or (-1,)) if isinstance(content, tuple) else content
-        for content in _uring.read_many(paths, limit)
-    ]
-
-
-def _read_portably(paths: list[AnyPath], limit: int) -> list[bytes | OSError | Left]:
+    if COMPILED:
+        return _uring.read_many(paths, limit, Left)
     results: list[bytes | OSError | Left] = []
+    odd: list[int] = []
     left = limit
-    for path in paths:
+    for index, path in enumerate(paths):
         try:
             data = _read_regular(path, left)
         except OSError as error:
             results.append(error)
+            odd.append(index)
             continue
         if data is None:
             if left < limit:
@@ -71,8 +72,10 @@ def _read_portably(paths: list[AnyPath], limit: int) -> list[bytes | OSError | L
             data = Left(-1)
         if isinstance(data, bytes):
             left -= len(data)
+        else:
+            odd.append(index)
         results.append(data)
-    return results
+    return results, odd
 
 
 def _read_regular(path: AnyPath, limit: int) -> bytes | Left | None:
