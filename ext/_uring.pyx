@@ -45,8 +45,8 @@ from abi cimport (
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
     au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat2,
-    au_pread, au_preadv2, au_readable, au_register, au_relax, au_resident, au_setup, au_statx_call,
-    au_thread,
+    au_pread, au_preadv2, au_readable, au_register, au_relax, au_resident, au_setup, au_sleeps,
+    au_statx_call, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
@@ -1911,8 +1911,10 @@ def is_fifo_cached(bytes path):
 # ---------------------------------------------------------------------------------------------
 
 cdef enum:
-    _STAT_STEP = 64             # questions between two turns with the interpreter
+    _STAT_STEP = 256            # questions between two turns with the interpreter
+    _STAT_CLASS = 4             # of the pool: memory for their answers
     _READ_STEP = 64 << 10       # a file is begun where there is so much room
+    _FILES_PER_SLEEP = 4        # more sleeps than that are those of a disk
     _READ_CLASS = 6             # of the pool: the memory that files are read into
 
 
@@ -1938,23 +1940,28 @@ cdef object path_error(long outcome, path):
 
 
 def stat_many(list paths not None, bint follow):
-    """For each path (str or bytes) an os.stat_result or its OSError, for a worker thread; and the
-    indices of the errors.
+    """For each path (str or bytes) an os.stat_result or its OSError, for a worker thread; the
+    indices of the errors; and whether it had to wait for a disk, which ends it early.
     """
     cdef Py_ssize_t first, last, index, count = len(paths)
+    cdef long sleeps
+    cdef bint cold = False
     cdef int flags = AU_AT_NO_AUTOMOUNT | (0 if follow else AU_AT_SYMLINK_NOFOLLOW)
     cdef list encoded = [], results = [], odd = []
     cdef const char **names = c_paths(paths, encoded)
-    cdef au_statx facts[_STAT_STEP]
+    cdef au_statx *facts = NULL
     cdef au_statx *known = NULL
     cdef long outcomes[_STAT_STEP]
     try:
+        facts = <au_statx *>take_block(_STAT_CLASS)
         for first in range(0, count, _STAT_STEP):
             last = min(first + _STAT_STEP, count)
             with nogil:
+                sleeps = au_sleeps()
                 for index in range(first, last):
                     outcomes[index - first] = au_statx_call(
                         AT_FDCWD, names[index], flags, AU_STATX_BASIC_STATS, &facts[index - first])
+                cold = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > last - first
             known = NULL    # those before are overwritten
             like = None
             for index in range(last - first):
@@ -1965,9 +1972,13 @@ def stat_many(list paths not None, bint follow):
                     like = stat_result_like(&facts[index], known, like)
                     known = &facts[index]
                     results.append(like)
-        return results, odd
+            if cold:
+                break
+        return results, odd, cold
     finally:
         free(names)
+        if facts != NULL:
+            give_block(facts, _STAT_CLASS)
 
 
 cdef struct Content:
@@ -2054,16 +2065,18 @@ cdef Py_ssize_t read_some(const char **names, Py_ssize_t first, Py_ssize_t count
 
 def read_many(list paths not None, size_t limit, left):
     """For each path (str or bytes) its bytes, its OSError or what `left` makes of a descriptor, for
-    a worker thread; and the indices of what is not bytes.
+    a worker thread; the indices of what is not bytes; and whether it had to wait for a disk.
 
-    That is of what is no regular file, opened with O_NONBLOCK, now the caller's; or -1 for a file
+    These are of what is no regular file, opened with O_NONBLOCK, now the caller's; or -1 for a file
     of about `limit` bytes or more.  Ends early, but not before the first, where the next file would
-    make it more than `limit` bytes.
+    make it more than `limit` bytes; and after a wait for a disk.
 
     They are read into the same memory again and again, which stays in the processor's cache and
     costs no page faults, and become objects whenever it is full.
     """
     cdef Py_ssize_t index, read = 0, made = 0, count = len(paths)
+    cdef long sleeps
+    cdef bint cold = False
     cdef list encoded = [], results = [], odd = []
     cdef const char **names = c_paths(paths, encoded)
     cdef Content *found = <Content *>malloc((count + 1) * sizeof(Content))
@@ -2077,10 +2090,12 @@ def read_many(list paths not None, size_t limit, left):
         all.size = <size_t>_ALIGNMENT << _READ_CLASS
         while read < count:
             with nogil:
+                sleeps = au_sleeps()
                 read = read_some(names, read, count, &all, found)
+                cold = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > read - made
             for index in range(made, read):
                 if found[index].full:
-                    return results, odd
+                    return results, odd, cold
                 made = index + 1
                 if found[index].outcome >= 0 and not (found[index].skipped or found[index].special):
                     results.append(PyBytes_FromStringAndSize(all.memory + found[index].start,
@@ -2094,7 +2109,9 @@ def read_many(list paths not None, size_t limit, left):
             all.before += all.used
             all.limit -= all.used
             all.used = 0
-        return results, odd
+            if cold:
+                break
+        return results, odd, cold
     except BaseException:
         for index in range(read):
             if found[index].special:

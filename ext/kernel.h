@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -85,6 +86,13 @@ static inline long au_pread(int fd, void *buffer, size_t size, int64_t offset)
 static inline long au_lseek(int fd, int64_t offset, int whence)
 {
     return au_result(lseek(fd, offset, whence));
+}
+
+/* How often this thread has slept in the kernel.  getrusage(2), since 2.6.26. */
+static inline long au_sleeps(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
 }
 
 static inline long au_close(int fd) { return au_result(close(fd)); }

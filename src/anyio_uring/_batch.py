@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 import anyio
 
 from ._errors import first_of
-from ._many import Left, read_chunk, stat_chunk
+from ._many import Found, Left, read_chunk, stat_chunk
 from ._open import open_file
 from ._runtime import Runtime, current_runtime
 from ._whole import read_waiting
@@ -43,12 +43,11 @@ T = TypeVar("T")
 HOP_SECONDS = 5e-3
 # So many files at a time, by so many threads, while files are in memory: the last one to be ready
 # is not far behind, and while two processors are at the files a third thread makes objects.
-WARM_FILES = 128
+WARM_FILES = 512
 WARM_CHUNKS = 3
-# The same where a disk is waited for, which shows in the time for one file.
+# The same where a disk is waited for.
 COLD_FILES = 16
 COLD_CHUNKS = 16
-COLD_SECONDS = 50e-6
 # For what is read ahead, where it is not known what there will be.
 CHUNK_FILES = 128
 # Bytes that one hop brings at most; a bigger file goes by itself.
@@ -194,16 +193,15 @@ def _name(path: StrOrBytesPath) -> AnyPath:
 class _Parts:
     """Files that threads take one part after the other, and what they have found.
 
-    :param function: makes of paths their results, and the indices of those to be looked at; it may
-        end early
-    :param until_odd: after one of these, a thread takes no more, but comes back
+    :param function: for paths in a row, what has been found
+    :param until_odd: after a result to be looked at, a thread takes no more, but comes back
     :ivar results: of all files, in order; None where there is none yet
     """
 
     def __init__(
         self,
         names: list[AnyPath],
-        function: Callable[[list[AnyPath]], tuple[list[Any], list[int]]],
+        function: Callable[[list[AnyPath]], Found],
         until_odd: bool,
     ) -> None:
         self.results: list[Any] = [None] * len(names)
@@ -231,24 +229,21 @@ class _Parts:
         Ends where it meets a disk, too, as more threads should know.
         """
         news: list[tuple[int, Any]] = []
-        begin = perf_counter()
-        end = begin + HOP_SECONDS
+        end = perf_counter() + HOP_SECONDS
         try:
             while (part := self._next()) is not None:
                 start, stop = part
-                found, odd = self._function(self.names[start:stop])
+                found, odd, cold = self._function(self.names[start:stop])
                 news.extend((start + index, found[index]) for index in odd)
                 self.results[start : start + len(found)] = found
                 if start + len(found) < stop:
                     with self._mutex:
                         self._rests.append((start + len(found), stop))
-                now = perf_counter()
-                if not self.cold and now - begin > len(found) * COLD_SECONDS:
+                if cold and not self.cold:
                     self.cold, self._size = True, COLD_FILES
                     break
-                if now > end or (odd and self._until_odd):
+                if (odd and self._until_odd) or perf_counter() > end:
                     break
-                begin = now
         except BaseException:
             close_left(news)
             raise
@@ -346,9 +341,8 @@ def close_left(found: Iterable[tuple[Any, Any]]) -> None:
             os.close(result.fd)
 
 
-def _close_chunk(chunk: tuple[list[Any], list[int]]) -> None:
-    found, odd = chunk
-    close_left((index, found[index]) for index in odd)
+def _close_chunk(found: Found) -> None:
+    close_left((index, found.results[index]) for index in found.odd)
 
 
 def iter_files(
@@ -501,7 +495,7 @@ class _Files(Generic[P]):
                 try:
                     read = partial(read_chunk, [_name(path) for path in paths], self._limit)
                     found: list[Any]
-                    found, _ = await self._runtime.threads.call(read, None, _close_chunk)
+                    found, _, _ = await self._runtime.threads.call(read, None, _close_chunk)
                 except Exception as error:  # noqa: BLE001  # no thread, no memory: for the first
                     found = [error]
                 finally:

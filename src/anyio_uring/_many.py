@@ -2,7 +2,9 @@
 its portable twin.
 
 For each path there is an answer: what was asked for, or the OSError with its name, or a `Left`.
-Both say besides where the answers are that want looking at, since most chunks have none.
+
+Whether it had to wait for a disk, the compiled form sees from how often the thread slept, which it
+does for nothing else there; the portable one from the clock.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._errors import os_error
 from ._handle import COMPILED
@@ -22,6 +25,22 @@ if TYPE_CHECKING or COMPILED:
     from . import _uring
 
 
+# A file that takes longer is none in memory.
+COLD_SECONDS = 50e-6
+
+
+class Found(NamedTuple):
+    """What has been found: perhaps not of all paths, but of one at least.
+
+    :ivar odd: where the answers are that want looking at: errors, and what is `Left`
+    :ivar cold: it had to wait for a disk
+    """
+
+    results: list[Any]
+    odd: list[int]
+    cold: bool
+
+
 class Left(NamedTuple):
     """A file that is not for a chunk.
 
@@ -31,12 +50,11 @@ class Left(NamedTuple):
     fd: int
 
 
-def stat_chunk(
-    paths: list[AnyPath], follow: bool
-) -> tuple[list[os.stat_result | OSError], list[int]]:
-    """As `os.stat` of each, or `os.lstat` if not to `follow`; and the indices of the errors."""
+def stat_chunk(paths: list[AnyPath], follow: bool) -> Found:
+    """As `os.stat` of each, or `os.lstat` if not to `follow`."""
     if COMPILED:
-        return _uring.stat_many(paths, follow)
+        return Found(*_uring.stat_many(paths, follow))
+    begin = perf_counter()
     results: list[os.stat_result | OSError] = []
     odd: list[int] = []
     for index, path in enumerate(paths):
@@ -45,17 +63,17 @@ def stat_chunk(
         except OSError as error:
             results.append(error)
             odd.append(index)
-    return results, odd
+    return Found(results, odd, _is_slow(begin, results))
 
 
-def read_chunk(paths: list[AnyPath], limit: int) -> tuple[list[bytes | OSError | Left], list[int]]:
-    """The content of each regular file, all of them together no more than `limit` bytes; and the
-    indices of what is none.
+def read_chunk(paths: list[AnyPath], limit: int) -> Found:
+    """The content of each regular file, all of them together no more than `limit` bytes.
 
     Ends early, but not before the first one, where the next would be too much.
     """
     if COMPILED:
-        return _uring.read_many(paths, limit, Left)
+        return Found(*_uring.read_many(paths, limit, Left))
+    begin = perf_counter()
     results: list[bytes | OSError | Left] = []
     odd: list[int] = []
     left = limit
@@ -75,7 +93,11 @@ def read_chunk(paths: list[AnyPath], limit: int) -> tuple[list[bytes | OSError |
         else:
             odd.append(index)
         results.append(data)
-    return results, odd
+    return Found(results, odd, _is_slow(begin, results))
+
+
+def _is_slow(begin: float, results: list[Any]) -> bool:
+    return perf_counter() - begin > len(results) * COLD_SECONDS
 
 
 def _read_regular(path: AnyPath, limit: int) -> bytes | Left | None:
