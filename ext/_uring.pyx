@@ -39,12 +39,12 @@ from abi cimport (
     AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
     AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
     AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
-    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_getevents_arg,
+    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent, au_getevents_arg,
     au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
-    au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat2,
+    au_getdents, au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat2,
     au_pread, au_preadv2, au_readable, au_register, au_relax, au_resident, au_setup, au_sleeps,
     au_statx_call, au_thread,
 )
@@ -69,6 +69,7 @@ cdef extern from "Python.h":
     void PyStructSequence_SET_ITEM(object sequence, Py_ssize_t index, PyObject *value)
     PyObject *PyStructSequence_GET_ITEM(object sequence, Py_ssize_t index)
     bytes PyUnicode_EncodeFSDefault(object text)
+    unicode PyUnicode_DecodeFSDefault(const char *text)
     PyObject *PyLong_FromUnsignedLongLong(unsigned long long value) except NULL
     PyObject *PyLong_FromLongLong(long long value) except NULL
     PyObject *PyFloat_FromDouble(double value) except NULL
@@ -100,6 +101,7 @@ cdef extern from "fcntl.h" nogil:
     const int O_CLOEXEC
     const int O_CREAT
     const int O_DIRECT
+    const int O_DIRECTORY
     const int O_DSYNC
     const int O_NOFOLLOW
     const int O_NONBLOCK
@@ -1364,25 +1366,30 @@ def text_readline_now(HandleOwner file):
     return next_line(file)
 
 
+# What there is not at once.
+cdef object ABSENT = object()
+ctypedef object (*stepfunc)(object)
+
+
 @cython.final
 @cython.freelist(8)
-cdef class NextLine:
-    """What ``async for`` awaits: the line is there at once, or `slow` is awaited for it."""
+cdef class Step:
+    """What ``async for`` awaits: the item is there at once, or a coroutine is awaited for it."""
 
-    cdef HandleOwner file
-    cdef object slow
+    cdef object iterator
+    cdef stepfunc take      # the item, or ABSENT
+    cdef stepfunc begin     # the coroutine
     cdef object waiting
 
     cdef int step(self, PyObject *value, PyObject **result) except -1:
         """Go on: what is yielded (1) or returned (0)."""
-        cdef unicode line
         if self.waiting is None:
-            line = next_line(self.file)
-            if line is not None:
-                Py_INCREF(line)
-                result[0] = <PyObject *>line
+            item = self.take(self.iterator)
+            if item is not ABSENT:
+                Py_INCREF(item)
+                result[0] = <PyObject *>item
                 return 0
-            self.waiting = self.slow()
+            self.waiting = self.begin(self.iterator)
         return PyIter_Send(<PyObject *>self.waiting, value, result)
 
     def __await__(self):
@@ -1407,7 +1414,7 @@ cdef class NextLine:
     def throw(self, *error):
         """As of a coroutine."""
         if self.waiting is None:
-            self.waiting = self.slow()
+            self.waiting = self.begin(self.iterator)
         return self.waiting.throw(*error)
 
     def close(self):
@@ -1416,16 +1423,16 @@ cdef class NextLine:
             self.waiting.close()
 
 
-# `raise StopIteration` costs several times the rest, so the interpreter gets the line by the two
+# `raise StopIteration` costs several times the rest, so the interpreter gets the item by the two
 # doors that it knows for awaiting; which one it takes depends on its version.
 
-cdef int line_send(PyObject *line, PyObject *value, PyObject **result) except -1:
-    return (<NextLine>line).step(value, result)
+cdef int step_send(PyObject *step, PyObject *value, PyObject **result) except -1:
+    return (<Step>step).step(value, result)
 
 
-cdef PyObject *line_next(PyObject *line) except NULL:
+cdef PyObject *step_next(PyObject *step) except NULL:
     cdef PyObject *result = NULL
-    cdef int kind = (<NextLine>line).step(<PyObject *>None, &result)
+    cdef int kind = (<Step>step).step(<PyObject *>None, &result)
     if kind == 0:
         found = <object>result
         Py_DECREF(found)
@@ -1434,8 +1441,14 @@ cdef PyObject *line_next(PyObject *line) except NULL:
     return result
 
 
-(<PyTypeObject *>NextLine).tp_as_async.am_send = <sendfunc>line_send
-(<PyTypeObject *>NextLine).tp_iternext = <iternextfunc>line_next
+(<PyTypeObject *>Step).tp_as_async.am_send = <sendfunc>step_send
+(<PyTypeObject *>Step).tp_iternext = <iternextfunc>step_next
+
+
+cdef Step new_step(object iterator, stepfunc take, stepfunc begin):
+    cdef Step step = Step.__new__(Step)
+    step.iterator, step.take, step.begin = iterator, take, begin
+    return step
 
 
 @cython.final
@@ -1456,10 +1469,148 @@ cdef class LineIterator:
         return self
 
     def __anext__(self):
-        cdef NextLine line = NextLine.__new__(NextLine)
-        line.file = self.file
-        line.slow = self.slow
-        return line
+        return new_step(self, take_line, begin_line)
+
+
+cdef object take_line(object lines):
+    cdef unicode line = next_line((<LineIterator>lines).file)
+    return ABSENT if line is None else line
+
+
+cdef object begin_line(object lines):
+    return (<LineIterator>lines).slow()
+
+
+# -- the entries of a directory ---------------------------------------------------------------
+
+cdef enum:
+    _NAMES_CLASS = 3        # of the pool: what readdir(3) asks for at a time, too
+
+
+@cython.final
+cdef class Names:
+    """The names in a directory, without ``.`` and ``..``, as they are read; for a worker thread."""
+
+    cdef object path
+    cdef char *block
+    cdef long filled, position
+    cdef int fd
+
+    def __cinit__(self, path not None):
+        cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+        cdef const char *name = PyBytes_AsString(encoded)
+        cdef long fd = -EINTR
+        self.fd = -1
+        self.path = path
+        with nogil:
+            while fd == -EINTR:
+                fd = au_open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECTORY)
+        if fd < 0:
+            raise path_error(fd, path)
+        self.fd = <int>fd
+        self.block = <char *>take_block(_NAMES_CLASS)
+
+    def __dealloc__(self):
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
+        if self.fd >= 0:
+            au_close(self.fd)
+        if self.block != NULL:
+            give_block(self.block, _NAMES_CLASS)
+        self.fd = -1
+        self.block = NULL
+        self.filled = self.position = 0
+
+    def close(self):
+        """Also in the middle; there is nothing more then."""
+        self.let_go()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef au_dirent *entry
+        cdef const char *name
+        while True:
+            if self.position >= self.filled and not self.fill():
+                raise StopIteration
+            entry = <au_dirent *>(self.block + self.position)
+            self.position += entry.reclen
+            name = entry.name
+            if name[0] != c"." or (name[1] and (name[1] != c"." or name[2])):
+                return PyUnicode_DecodeFSDefault(name)
+
+    cdef bint fill(self) except -1:
+        """Ask for more entries; False: there are none."""
+        cdef long result = -EINTR
+        if self.fd < 0:
+            return False
+        with nogil:
+            while result == -EINTR:
+                result = au_getdents(self.fd, self.block, <size_t>_ALIGNMENT << _NAMES_CLASS)
+        self.position = 0
+        self.filled = max(result, 0)
+        if result < 0 and result != -ENOENT:    # it has been removed: readdir(3) ends there, too
+            raise path_error(result, self.path)
+        return result > 0
+
+
+@cython.final
+cdef class Children:
+    """Makes paths of names: of a class that takes ``_text`` for a path, with its ``_limiter``."""
+
+    cdef type kind
+    cdef object limiter
+    cdef unicode prefix
+
+    def __cinit__(self, type kind not None, limiter, unicode prefix not None):
+        self.kind = kind
+        self.limiter = limiter
+        self.prefix = prefix
+
+    def __call__(self, unicode name not None):
+        return self.make(name)
+
+    cdef object make(self, unicode name):
+        path = self.kind.__new__(self.kind)
+        path._limiter = self.limiter
+        path._text = self.prefix + name
+        return path
+
+
+cdef class Entries:
+    """An asynchronous iterator over what is held, the next one last, as long as it lasts.
+
+    :param convert: makes of an entry what is handed out
+    """
+
+    cdef readonly list _chunk
+    cdef object convert
+
+    def __init__(self, convert):
+        self._chunk = []
+        self.convert = convert
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        return new_step(self, take_entry, begin_refill)
+
+
+cdef object take_entry(object iterator):
+    cdef Entries entries = <Entries>iterator
+    if not entries._chunk:
+        return ABSENT
+    entry = entries._chunk.pop()
+    if type(entries.convert) is Children:
+        return (<Children>entries.convert).make(entry)
+    return entries.convert(entry)
+
+
+cdef object begin_refill(object iterator):
+    return iterator._refill()
 
 
 def text_write_now(HandleOwner file, chars):
@@ -1701,7 +1852,8 @@ cdef int put_time(PyObject **fields, au_statx_timestamp *times, Py_ssize_t index
     """The three forms of a time; those of the time before it, if that is the same, as it mostly is
     with a file that was written once.
     """
-    cdef Py_ssize_t form, at[3]
+    cdef Py_ssize_t at[3]
+    cdef Py_ssize_t form
     at[0] = _STAT_SECONDS + index
     at[1] = STAT_AT[_STAT_TIMES + index]
     at[2] = STAT_AT[_STAT_TIMES + 3 + index]

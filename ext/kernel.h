@@ -61,6 +61,11 @@ static inline long au_openat2(int dirfd, const char *path, struct au_open_how *h
     return au_result(syscall(SYS_openat2, dirfd, path, how, sizeof(*how)));
 }
 
+static inline long au_getdents(int fd, void *entries, size_t size)
+{
+    return au_result(syscall(SYS_getdents64, fd, entries, size));
+}
+
 static inline long au_statx_call(int dirfd, const char *path, int flags, uint32_t mask,
                                  struct au_statx *out)
 {

@@ -12,6 +12,7 @@ cdef extern from "kernel.h" nogil:
     long au_register(int fd, uint32_t opcode, void *arg, uint32_t count)
     long au_open(const char *path, int flags)
     long au_openat2(int dirfd, const char *path, au_open_how *how)
+    long au_getdents(int fd, void *entries, size_t size)
     long au_statx_call(int dirfd, const char *path, int flags, uint32_t mask, au_statx *out)
     long au_preadv2(int fd, void *buffer, size_t size, int64_t offset, int flags)
     long au_pread(int fd, void *buffer, size_t size, int64_t offset)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, overload
 import anyio
 
 from . import _path_jobs
-from ._listing import Listing, names
+from ._entries import Children, names
+from ._listing import Listing
 from ._open import open_file
 from ._path_jobs import is_anything, is_kind
 from ._whole import facts, facts_at_once, read_at_once, read_whole
@@ -295,14 +296,7 @@ class Path(anyio.Path):
         if os.name != "posix" or not plain:
             return Listing(self._path.iterdir, limiter, partial(_child, self))
         prefix = "" if text == "." else text if text.endswith("/") else f"{text}/"
-        new = kind.__new__
-
-        def child(name: str) -> Any:
-            path = new(kind)
-            path._limiter = limiter
-            path._text = prefix + name
-            return path
-
+        child = Children(kind, limiter, prefix)
         return Listing(partial(names, text), limiter, child, search=False)
 
     if sys.version_info >= (3, 13):
