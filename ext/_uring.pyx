@@ -39,14 +39,14 @@ from abi cimport (
     AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
     AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
     AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
-    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_getevents_arg,
+    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent, au_getevents_arg,
     au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
     au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
-    au_exchange, au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat2,
-    au_pread, au_preadv2, au_readable, au_register, au_relax, au_resident, au_setup, au_statx_call,
-    au_thread,
+    au_exchange, au_getdents, au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now,
+    au_open, au_openat2, au_pread, au_preadv2, au_readable, au_register, au_relax, au_resident,
+    au_setup, au_sleeps, au_statx_call, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
@@ -69,7 +69,9 @@ cdef extern from "Python.h":
 cdef extern from "Python.h":
     object PyStructSequence_New(PyTypeObject *type)
     void PyStructSequence_SET_ITEM(object sequence, Py_ssize_t index, PyObject *value)
+    PyObject *PyStructSequence_GET_ITEM(object sequence, Py_ssize_t index)
     bytes PyUnicode_EncodeFSDefault(object text)
+    unicode PyUnicode_DecodeFSDefault(const char *text)
     PyObject *PyLong_FromUnsignedLongLong(unsigned long long value) except NULL
     PyObject *PyLong_FromLongLong(long long value) except NULL
     PyObject *PyFloat_FromDouble(double value) except NULL
@@ -101,6 +103,7 @@ cdef extern from "fcntl.h" nogil:
     const int O_CLOEXEC
     const int O_CREAT
     const int O_DIRECT
+    const int O_DIRECTORY
     const int O_DSYNC
     const int O_NOFOLLOW
     const int O_NONBLOCK
@@ -1507,25 +1510,30 @@ def text_readline_now(HandleOwner file):
     return next_line(file)
 
 
+# What there is not at once.
+cdef object ABSENT = object()
+ctypedef object (*stepfunc)(object)
+
+
 @cython.final
 @cython.freelist(8)
-cdef class NextLine:
-    """What ``async for`` awaits: the line is there at once, or `slow` is awaited for it."""
+cdef class Step:
+    """What ``async for`` awaits: the item is there at once, or a coroutine is awaited for it."""
 
-    cdef HandleOwner file
-    cdef object slow
+    cdef object iterator
+    cdef stepfunc take      # the item, or ABSENT
+    cdef stepfunc begin     # the coroutine
     cdef object waiting
 
     cdef int step(self, PyObject *value, PyObject **result) except -1:
         """Go on: what is yielded (1) or returned (0)."""
-        cdef unicode line
         if self.waiting is None:
-            line = next_line(self.file)
-            if line is not None:
-                Py_INCREF(line)
-                result[0] = <PyObject *>line
+            item = self.take(self.iterator)
+            if item is not ABSENT:
+                Py_INCREF(item)
+                result[0] = <PyObject *>item
                 return 0
-            self.waiting = self.slow()
+            self.waiting = self.begin(self.iterator)
         return PyIter_Send(<PyObject *>self.waiting, value, result)
 
     def __await__(self):
@@ -1550,7 +1558,7 @@ cdef class NextLine:
     def throw(self, *error):
         """As of a coroutine."""
         if self.waiting is None:
-            self.waiting = self.slow()
+            self.waiting = self.begin(self.iterator)
         return self.waiting.throw(*error)
 
     def close(self):
@@ -1559,16 +1567,16 @@ cdef class NextLine:
             self.waiting.close()
 
 
-# `raise StopIteration` costs several times the rest, so the interpreter gets the line by the two
+# `raise StopIteration` costs several times the rest, so the interpreter gets the item by the two
 # doors that it knows for awaiting; which one it takes depends on its version.
 
-cdef int line_send(PyObject *line, PyObject *value, PyObject **result) except -1:
-    return (<NextLine>line).step(value, result)
+cdef int step_send(PyObject *step, PyObject *value, PyObject **result) except -1:
+    return (<Step>step).step(value, result)
 
 
-cdef PyObject *line_next(PyObject *line) except NULL:
+cdef PyObject *step_next(PyObject *step) except NULL:
     cdef PyObject *result = NULL
-    cdef int kind = (<NextLine>line).step(<PyObject *>None, &result)
+    cdef int kind = (<Step>step).step(<PyObject *>None, &result)
     if kind == 0:
         found = <object>result
         Py_DECREF(found)
@@ -1577,8 +1585,14 @@ cdef PyObject *line_next(PyObject *line) except NULL:
     return result
 
 
-(<PyTypeObject *>NextLine).tp_as_async.am_send = <sendfunc>line_send
-(<PyTypeObject *>NextLine).tp_iternext = <iternextfunc>line_next
+(<PyTypeObject *>Step).tp_as_async.am_send = <sendfunc>step_send
+(<PyTypeObject *>Step).tp_iternext = <iternextfunc>step_next
+
+
+cdef Step new_step(object iterator, stepfunc take, stepfunc begin):
+    cdef Step step = Step.__new__(Step)
+    step.iterator, step.take, step.begin = iterator, take, begin
+    return step
 
 
 @cython.final
@@ -1599,10 +1613,148 @@ cdef class LineIterator:
         return self
 
     def __anext__(self):
-        cdef NextLine line = NextLine.__new__(NextLine)
-        line.file = self.file
-        line.slow = self.slow
-        return line
+        return new_step(self, take_line, begin_line)
+
+
+cdef object take_line(object lines):
+    cdef unicode line = next_line((<LineIterator>lines).file)
+    return ABSENT if line is None else line
+
+
+cdef object begin_line(object lines):
+    return (<LineIterator>lines).slow()
+
+
+# -- the entries of a directory ---------------------------------------------------------------
+
+cdef enum:
+    _NAMES_CLASS = 3        # of the pool: what readdir(3) asks for at a time, too
+
+
+@cython.final
+cdef class Names:
+    """The names in a directory, without ``.`` and ``..``, as they are read; for a worker thread."""
+
+    cdef object path
+    cdef char *block
+    cdef long filled, position
+    cdef int fd
+
+    def __cinit__(self, path not None):
+        cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+        cdef const char *name = PyBytes_AsString(encoded)
+        cdef long fd = -EINTR
+        self.fd = -1
+        self.path = path
+        with nogil:
+            while fd == -EINTR:
+                fd = au_open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECTORY)
+        if fd < 0:
+            raise path_error(fd, path)
+        self.fd = <int>fd
+        self.block = <char *>take_block(_NAMES_CLASS)
+
+    def __dealloc__(self):
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
+        if self.fd >= 0:
+            au_close(self.fd)
+        if self.block != NULL:
+            give_block(self.block, _NAMES_CLASS)
+        self.fd = -1
+        self.block = NULL
+        self.filled = self.position = 0
+
+    def close(self):
+        """Also in the middle; there is nothing more then."""
+        self.let_go()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef au_dirent *entry
+        cdef const char *name
+        while True:
+            if self.position >= self.filled and not self.fill():
+                raise StopIteration
+            entry = <au_dirent *>(self.block + self.position)
+            self.position += entry.reclen
+            name = entry.name
+            if name[0] != c"." or (name[1] and (name[1] != c"." or name[2])):
+                return PyUnicode_DecodeFSDefault(name)
+
+    cdef bint fill(self) except -1:
+        """Ask for more entries; False: there are none."""
+        cdef long result = -EINTR
+        if self.fd < 0:
+            return False
+        with nogil:
+            while result == -EINTR:
+                result = au_getdents(self.fd, self.block, <size_t>_ALIGNMENT << _NAMES_CLASS)
+        self.position = 0
+        self.filled = max(result, 0)
+        if result < 0 and result != -ENOENT:    # it has been removed: readdir(3) ends there, too
+            raise path_error(result, self.path)
+        return result > 0
+
+
+@cython.final
+cdef class Children:
+    """Makes paths of names: of a class that takes ``_text`` for a path, with its ``_limiter``."""
+
+    cdef type kind
+    cdef object limiter
+    cdef unicode prefix
+
+    def __cinit__(self, type kind not None, limiter, unicode prefix not None):
+        self.kind = kind
+        self.limiter = limiter
+        self.prefix = prefix
+
+    def __call__(self, unicode name not None):
+        return self.make(name)
+
+    cdef object make(self, unicode name):
+        path = self.kind.__new__(self.kind)
+        path._limiter = self.limiter
+        path._text = self.prefix + name
+        return path
+
+
+cdef class Entries:
+    """An asynchronous iterator over what is held, the next one last, as long as it lasts.
+
+    :param convert: makes of an entry what is handed out
+    """
+
+    cdef readonly list _chunk
+    cdef object convert
+
+    def __init__(self, convert):
+        self._chunk = []
+        self.convert = convert
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        return new_step(self, take_entry, begin_refill)
+
+
+cdef object take_entry(object iterator):
+    cdef Entries entries = <Entries>iterator
+    if not entries._chunk:
+        return ABSENT
+    entry = entries._chunk.pop()
+    if type(entries.convert) is Children:
+        return (<Children>entries.convert).make(entry)
+    return entries.convert(entry)
+
+
+cdef object begin_refill(object iterator):
+    return iterator._refill()
 
 
 def text_write_now(HandleOwner file, chars):
@@ -1703,7 +1855,8 @@ def fd_facts(int fd):
     return facts_tuple(fd, &facts)
 
 
-cdef long open_cached(const char *path, int flags, au_statx *facts, int *now, bint *local) except? -1:
+cdef long open_cached(const char *path, int flags, au_statx *facts, int *now,
+                      bint *local) except? -1:
     """Open an existing regular file on a local file system without sleeping.
 
     A probe (O_PATH, RESOLVE_CACHED) finds out what the path names without opening it; only then
@@ -1807,29 +1960,48 @@ learn_stat_result()
 
 cdef object stat_result(au_statx *facts):
     """What os.stat would answer, with these facts."""
+    return stat_result_like(facts, NULL, None)
+
+
+cdef PyObject *whole(uint64_t value, uint64_t known, object like, Py_ssize_t index) except NULL:
+    """A number; the one at this place in `like`, if that has the same, which saves making it."""
+    cdef PyObject *number
+    if value != known or like is None:
+        return PyLong_FromUnsignedLongLong(value)
+    number = PyStructSequence_GET_ITEM(like, index)
+    Py_INCREF(<object>number)
+    return number
+
+
+cdef object stat_result_like(au_statx *facts, au_statx *known, object like):
+    """`stat_result`; it shares numbers with an earlier one.
+
+    :param known: the facts of that one, if there is one
+    :param like: it, or None
+    """
     cdef au_statx_timestamp times[3]
     cdef Py_ssize_t index
     cdef PyObject *fields[_STAT_FIELDS_MAX]
+    if known == NULL:
+        known = facts
+        like = None
     for index in range(STAT_FIELDS):
         fields[index] = NULL
     times[0], times[1], times[2] = facts.stx_atime, facts.stx_mtime, facts.stx_ctime
-    fields[STAT_AT[0]] = PyLong_FromUnsignedLongLong(facts.stx_mode)
+    fields[STAT_AT[0]] = whole(facts.stx_mode, known.stx_mode, like, STAT_AT[0])
     fields[STAT_AT[1]] = PyLong_FromUnsignedLongLong(facts.stx_ino)
-    fields[STAT_AT[2]] = PyLong_FromUnsignedLongLong(
-        makedev(facts.stx_dev_major, facts.stx_dev_minor))
+    fields[STAT_AT[2]] = whole(makedev(facts.stx_dev_major, facts.stx_dev_minor),
+                               makedev(known.stx_dev_major, known.stx_dev_minor), like, STAT_AT[2])
     fields[STAT_AT[3]] = PyLong_FromUnsignedLongLong(facts.stx_nlink)
-    fields[STAT_AT[4]] = PyLong_FromUnsignedLongLong(facts.stx_uid)
-    fields[STAT_AT[5]] = PyLong_FromUnsignedLongLong(facts.stx_gid)
+    fields[STAT_AT[4]] = whole(facts.stx_uid, known.stx_uid, like, STAT_AT[4])
+    fields[STAT_AT[5]] = whole(facts.stx_gid, known.stx_gid, like, STAT_AT[5])
     fields[STAT_AT[6]] = PyLong_FromUnsignedLongLong(facts.stx_size)
-    fields[STAT_AT[7]] = PyLong_FromUnsignedLongLong(facts.stx_blksize)
+    fields[STAT_AT[7]] = whole(facts.stx_blksize, known.stx_blksize, like, STAT_AT[7])
     fields[STAT_AT[8]] = PyLong_FromUnsignedLongLong(facts.stx_blocks)
     fields[STAT_AT[9]] = PyLong_FromUnsignedLongLong(
         makedev(facts.stx_rdev_major, facts.stx_rdev_minor))
     for index in range(3):
-        fields[_STAT_SECONDS + index] = PyLong_FromLongLong(times[index].tv_sec)
-        fields[STAT_AT[_STAT_TIMES + index]] = PyFloat_FromDouble(
-            times[index].tv_sec + 1e-9 * times[index].tv_nsec)
-        fields[STAT_AT[_STAT_TIMES + 3 + index]] = nanoseconds(&times[index])
+        put_time(fields, times, index)
     result = PyStructSequence_New(<PyTypeObject *>STAT_TYPE)
     for index in range(STAT_FIELDS):
         if fields[index] == NULL:
@@ -1837,6 +2009,30 @@ cdef object stat_result(au_statx *facts):
             fields[index] = <PyObject *>None
         PyStructSequence_SET_ITEM(result, index, fields[index])
     return result
+
+
+cdef int put_time(PyObject **fields, au_statx_timestamp *times, Py_ssize_t index) except -1:
+    """The three forms of a time; those of the time before it, if that is the same, as it mostly is
+    with a file that was written once.
+    """
+    cdef Py_ssize_t at[3]
+    cdef Py_ssize_t form
+    at[0] = _STAT_SECONDS + index
+    at[1] = STAT_AT[_STAT_TIMES + index]
+    at[2] = STAT_AT[_STAT_TIMES + 3 + index]
+    if index and times[index].tv_sec == times[index - 1].tv_sec:
+        fields[at[0]] = fields[at[0] - 1]
+        Py_INCREF(<object>fields[at[0]])
+        if times[index].tv_nsec == times[index - 1].tv_nsec:
+            for form in range(1, 3):
+                fields[at[form]] = fields[STAT_AT[_STAT_TIMES + 3 * (form - 1) + index - 1]]
+                Py_INCREF(<object>fields[at[form]])
+            return 0
+    else:
+        fields[at[0]] = PyLong_FromLongLong(times[index].tv_sec)
+    fields[at[1]] = PyFloat_FromDouble(times[index].tv_sec + 1e-9 * times[index].tv_nsec)
+    fields[at[2]] = nanoseconds(&times[index])
+    return 0
 
 
 cdef PyObject *nanoseconds(au_statx_timestamp *time) except NULL:
@@ -2096,7 +2292,11 @@ def is_fifo_cached(bytes path):
 # ---------------------------------------------------------------------------------------------
 
 cdef enum:
-    _READ_STEP = 64 << 10
+    _STAT_STEP = 256            # questions between two turns with the interpreter
+    _STAT_CLASS = 4             # of the pool: memory for their answers
+    _READ_STEP = 64 << 10       # a file is begun where there is so much room
+    _FILES_PER_SLEEP = 4        # more sleeps than that are those of a disk
+    _READ_CLASS = 6             # of the pool: the memory that files are read into
 
 
 cdef const char **c_paths(list paths, list encoded) except NULL:
@@ -2121,29 +2321,45 @@ cdef object path_error(long outcome, path):
 
 
 def stat_many(list paths not None, bint follow):
-    """For each path (str or bytes) an os.stat_result or its OSError, for a worker thread."""
-    cdef Py_ssize_t index, count = len(paths)
+    """For each path (str or bytes) an os.stat_result or its OSError, for a worker thread; the
+    indices of the errors; and whether it had to wait for a disk, which ends it early.
+    """
+    cdef Py_ssize_t first, last, index, count = len(paths)
+    cdef long sleeps
+    cdef bint cold = False
     cdef int flags = AU_AT_NO_AUTOMOUNT | (0 if follow else AU_AT_SYMLINK_NOFOLLOW)
-    cdef list encoded = []
+    cdef list encoded = [], results = [], odd = []
     cdef const char **names = c_paths(paths, encoded)
-    cdef au_statx *facts = <au_statx *>malloc((count + 1) * sizeof(au_statx))
-    cdef long *outcomes = <long *>malloc((count + 1) * sizeof(long))
-    cdef list results = []
+    cdef au_statx *facts = NULL
+    cdef au_statx *known = NULL
+    cdef long outcomes[_STAT_STEP]
     try:
-        if facts == NULL or outcomes == NULL:
-            raise MemoryError
-        with nogil:
-            for index in range(count):
-                outcomes[index] = au_statx_call(AT_FDCWD, names[index], flags,
-                                                AU_STATX_BASIC_STATS, &facts[index])
-        for index in range(count):
-            results.append(path_error(outcomes[index], paths[index]) if outcomes[index]
-                           else stat_result(&facts[index]))
-        return results
+        facts = <au_statx *>take_block(_STAT_CLASS)
+        for first in range(0, count, _STAT_STEP):
+            last = min(first + _STAT_STEP, count)
+            with nogil:
+                sleeps = au_sleeps()
+                for index in range(first, last):
+                    outcomes[index - first] = au_statx_call(
+                        AT_FDCWD, names[index], flags, AU_STATX_BASIC_STATS, &facts[index - first])
+                cold = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > last - first
+            known = NULL    # those before are overwritten
+            like = None
+            for index in range(last - first):
+                if outcomes[index]:
+                    odd.append(first + index)
+                    results.append(path_error(outcomes[index], paths[first + index]))
+                else:
+                    like = stat_result_like(&facts[index], known, like)
+                    known = &facts[index]
+                    results.append(like)
+            if cold:
+                break
+        return results, odd, cold
     finally:
         free(names)
-        free(facts)
-        free(outcomes)
+        if facts != NULL:
+            give_block(facts, _STAT_CLASS)
 
 
 cdef struct Content:
@@ -2155,21 +2371,26 @@ cdef struct Content:
 
 
 cdef struct Contents:
-    char *memory
-    size_t size, used, limit
+    char *memory        # the block, or, for a file that is too big for it, more
+    char *block         # of the pool
+    size_t size, used
+    size_t before       # bytes that have become objects
+    size_t limit        # of those behind them
 
 
-cdef bint make_room(Contents *all, size_t size) noexcept nogil:
-    """Room for so many bytes more, or what the limit leaves; False if there is none."""
-    cdef size_t wanted = min(all.used + size, all.limit)
+cdef size_t find_room(Contents *all) noexcept nogil:
+    """Room for some bytes more, if the limit leaves any: how many; 0 if there is none."""
+    cdef size_t wanted
     cdef char *memory
-    if wanted > all.size:
-        wanted = min(max(wanted, 2 * all.size), all.limit)
-        memory = <char *>realloc(all.memory, wanted)
+    if all.used + _READ_STEP > all.size and all.size < all.limit:
+        wanted = min(2 * all.size, all.limit)
+        memory = <char *>realloc(NULL if all.memory == all.block else all.memory, wanted)
         if memory != NULL:
+            if all.memory == all.block:
+                memcpy(memory, all.block, all.used)
             all.memory = memory
             all.size = wanted
-    return all.used < all.size
+    return min(all.size, all.limit) - all.used
 
 
 cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil:
@@ -2180,6 +2401,7 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
     what it answers with bytes need not be asked for its kind.
     """
     cdef au_statx facts
+    cdef size_t room
     cdef long count, fd = -EINTR
     while fd == -EINTR:     # as os.open
         fd = au_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
@@ -2188,11 +2410,12 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
         one.skipped = fd == -EAGAIN     # a lease
         return
     while True:
-        if not make_room(all, _READ_STEP):
-            one.full = one.start > 0
+        room = find_room(all)
+        if room == 0:
+            one.full = all.before + one.start > 0
             one.skipped = not one.full
             break
-        count = au_pread(fd, all.memory + all.used, all.size - all.used, all.used - one.start)
+        count = au_pread(fd, all.memory + all.used, room, all.used - one.start)
         if count > 0:
             all.used += count   # short or not, the end is where nothing comes any more
         elif count != -EINTR:
@@ -2209,49 +2432,79 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
     au_close(fd)
 
 
-def read_many(list paths not None, size_t limit):
-    """For each path (str or bytes) its bytes, its OSError or a tuple, for a worker thread.
+cdef Py_ssize_t read_some(const char **names, Py_ssize_t first, Py_ssize_t count, Contents *all,
+                          Content *found) noexcept nogil:
+    """Files from the first one on, until the memory is used up: how far it came."""
+    cdef Py_ssize_t index = first
+    while index < count and (index == first or all.used + _READ_STEP <= all.size):
+        read_one(names[index], all, &found[index])
+        index += 1
+        if found[index - 1].full:
+            break
+    return index
 
-    The tuple is ``(fd,)`` for what is no regular file, opened with O_NONBLOCK, now the caller's;
-    or ``()`` for a file of about `limit` bytes or more.  Ends early, but not before the first,
-    where the next file would make it more than `limit` bytes.
+
+def read_many(list paths not None, size_t limit, left):
+    """For each path (str or bytes) its bytes, its OSError or what `left` makes of a descriptor, for
+    a worker thread; the indices of what is not bytes; and whether it had to wait for a disk.
+
+    These are of what is no regular file, opened with O_NONBLOCK, now the caller's; or -1 for a file
+    of about `limit` bytes or more.  Ends early, but not before the first, where the next file would
+    make it more than `limit` bytes; and after a wait for a disk.
+
+    They are read into the same memory again and again, which stays in the processor's cache and
+    costs no page faults, and become objects whenever it is full.
     """
-    cdef Py_ssize_t index, count = len(paths)
-    cdef list encoded = []
+    cdef Py_ssize_t index, read = 0, made = 0, count = len(paths)
+    cdef long sleeps
+    cdef bint cold = False
+    cdef list encoded = [], results = [], odd = []
     cdef const char **names = c_paths(paths, encoded)
     cdef Content *found = <Content *>malloc((count + 1) * sizeof(Content))
     cdef Contents all
-    cdef list results = []
-    all.memory, all.size, all.used, all.limit = NULL, 0, 0, limit
+    memset(&all, 0, sizeof(all))
+    all.limit = limit
     try:
         if found == NULL:
             raise MemoryError
-        with nogil:
-            for index in range(count):
-                read_one(names[index], &all, &found[index])
+        all.block = all.memory = <char *>take_block(_READ_CLASS)
+        all.size = <size_t>_ALIGNMENT << _READ_CLASS
+        while read < count:
+            with nogil:
+                sleeps = au_sleeps()
+                read = read_some(names, read, count, &all, found)
+                cold = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > read - made
+            for index in range(made, read):
                 if found[index].full:
-                    count = index
-                    break
-        for index in range(count):
-            if found[index].skipped:
-                results.append(())
-            elif found[index].special:
-                results.append((found[index].outcome,))
-            elif found[index].outcome < 0:
-                results.append(path_error(found[index].outcome, paths[index]))
-            else:
-                results.append(PyBytes_FromStringAndSize(all.memory + found[index].start,
-                                                         found[index].outcome))
-        return results
-    except MemoryError:
-        for index in range(count if found != NULL else 0):
+                    return results, odd, cold
+                made = index + 1
+                if found[index].outcome >= 0 and not (found[index].skipped or found[index].special):
+                    results.append(PyBytes_FromStringAndSize(all.memory + found[index].start,
+                                                             found[index].outcome))
+                    continue
+                odd.append(index)
+                if found[index].skipped or found[index].special:
+                    results.append(left(found[index].outcome if found[index].special else -1))
+                else:
+                    results.append(path_error(found[index].outcome, paths[index]))
+            all.before += all.used
+            all.limit -= all.used
+            all.used = 0
+            if cold:
+                break
+        return results, odd, cold
+    except BaseException:
+        for index in range(read):
             if found[index].special:
                 au_close(found[index].outcome)
         raise
     finally:
         free(names)
         free(found)
-        free(all.memory)
+        if all.memory != all.block:
+            free(all.memory)
+        if all.block != NULL:
+            give_block(all.block, _READ_CLASS)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -2592,6 +2845,25 @@ cdef void *pool[_POOL_CLASSES][_POOL_KEPT_MAX]
 cdef uint32_t pool_counts[_POOL_CLASSES]
 
 
+cdef void *take_block(int number) except NULL:
+    """Memory of a class; aligned."""
+    cdef void *block = NULL
+    if pool_counts[number]:
+        pool_counts[number] -= 1
+        return pool[number][pool_counts[number]]
+    if posix_memalign(&block, _ALIGNMENT, <size_t>_ALIGNMENT << number) != 0:
+        raise MemoryError
+    return block
+
+
+cdef void give_block(void *block, int number) noexcept:
+    if pool_counts[number] < <uint32_t>_POOL_KEPT_MAX >> number:
+        pool[number][pool_counts[number]] = block
+        pool_counts[number] += 1
+    else:
+        free(block)
+
+
 cdef int allocate_scratch(Operation operation, size_t size) except -1:
     # Less than the smallest is not kept: thousands of operations may wait, each with its own
     cdef int number = 0 if size >= _ALIGNMENT else _POOL_CLASSES
@@ -2599,24 +2871,18 @@ cdef int allocate_scratch(Operation operation, size_t size) except -1:
         number += 1
     operation.scratch_class = number
     if number < _POOL_CLASSES:
-        size = <size_t>_ALIGNMENT << number
-        if pool_counts[number]:
-            pool_counts[number] -= 1
-            operation.scratch = pool[number][pool_counts[number]]
-            return 0
-    if posix_memalign(&operation.scratch, _ALIGNMENT, size if size else 1) != 0:
+        operation.scratch = take_block(number)
+    elif posix_memalign(&operation.scratch, _ALIGNMENT, size if size else 1) != 0:
         operation.scratch = NULL
         raise MemoryError
     return 0
 
 
 cdef void release_scratch(Operation operation) noexcept:
-    cdef int number = operation.scratch_class
     if operation.scratch == NULL:
         return
-    if number < _POOL_CLASSES and pool_counts[number] < <uint32_t>_POOL_KEPT_MAX >> number:
-        pool[number][pool_counts[number]] = operation.scratch
-        pool_counts[number] += 1
+    if operation.scratch_class < _POOL_CLASSES:
+        give_block(operation.scratch, operation.scratch_class)
     else:
         free(operation.scratch)
     operation.scratch = NULL

@@ -85,6 +85,9 @@ struct au_statx {
     uint64_t spare3[12];
 };
 
+/* struct linux_dirent64; the name is behind it */
+struct au_dirent { uint64_t ino; int64_t off; uint16_t reclen; uint8_t type; char name[]; };
+
 static_assert(sizeof(struct au_sqe) == 64, "io_uring_sqe");
 static_assert(offsetof(struct au_sqe, off) == 8, "io_uring_sqe.off");
 static_assert(offsetof(struct au_sqe, addr) == 16, "io_uring_sqe.addr");
@@ -100,6 +103,8 @@ static_assert(sizeof(struct au_getevents_arg) == 24, "io_uring_getevents_arg");
 static_assert(sizeof(struct au_probe_op) == 8, "io_uring_probe_op");
 static_assert(offsetof(struct au_probe, ops) == 16, "io_uring_probe.ops");
 static_assert(sizeof(struct au_open_how) == 24, "open_how");
+static_assert(offsetof(struct au_dirent, reclen) == 16, "linux_dirent64.d_reclen");
+static_assert(offsetof(struct au_dirent, name) == 19, "linux_dirent64.d_name");
 static_assert(sizeof(struct au_statx) == 256, "statx");
 static_assert(offsetof(struct au_statx, stx_ino) == 0x20, "statx.stx_ino");
 static_assert(offsetof(struct au_statx, stx_mnt_id) == 0x90, "statx.stx_mnt_id");

@@ -50,6 +50,10 @@ cdef extern from "abi.h" nogil:
     struct au_open_how:
         uint64_t flags, mode, resolve
 
+    struct au_dirent:
+        uint16_t reclen
+        char name[1]
+
     struct au_statx_timestamp:
         int64_t tv_sec
         uint32_t tv_nsec

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -60,6 +61,11 @@ static inline long au_openat2(int dirfd, const char *path, struct au_open_how *h
     return au_result(syscall(SYS_openat2, dirfd, path, how, sizeof(*how)));
 }
 
+static inline long au_getdents(int fd, void *entries, size_t size)
+{
+    return au_result(syscall(SYS_getdents64, fd, entries, size));
+}
+
 static inline long au_statx_call(int dirfd, const char *path, int flags, uint32_t mask,
                                  struct au_statx *out)
 {
@@ -85,6 +91,13 @@ static inline long au_pread(int fd, void *buffer, size_t size, int64_t offset)
 static inline long au_lseek(int fd, int64_t offset, int whence)
 {
     return au_result(lseek(fd, offset, whence));
+}
+
+/* How often this thread has slept in the kernel.  getrusage(2), since 2.6.26. */
+static inline long au_sleeps(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
 }
 
 static inline long au_close(int fd) { return au_result(close(fd)); }

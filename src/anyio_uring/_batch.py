@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 import anyio
 
 from ._errors import first_of
-from ._many import Left, read_chunk, stat_chunk
+from ._many import Found, Left, read_chunk, stat_chunk
 from ._open import open_file
 from ._runtime import Runtime, current_runtime
 from ._whole import read_waiting
@@ -37,14 +38,16 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="StrOrBytesPath")
 T = TypeVar("T")
 
-# Files in one hop to a thread, and hops at once, while files are in memory: worth many times the
-# hop; more threads than processors stand in each other's way.
-WARM_FILES = 256
+# In one hop a thread takes files for so long, which is worth many hops, and keeps whoever cancels
+# waiting as long.
+HOP_SECONDS = 5e-3
+# So many files at a time, by so many threads, while files are in memory: the last one to be ready
+# is not far behind, and while two processors are at the files a third thread makes objects.
+WARM_FILES = 512
 WARM_CHUNKS = 3
-# The same where a disk is waited for, which shows in the time for one file.
+# The same where a disk is waited for.
 COLD_FILES = 16
 COLD_CHUNKS = 16
-COLD_SECONDS = 50e-6
 # For what is read ahead, where it is not known what there will be.
 CHUNK_FILES = 128
 # Bytes that one hop brings at most; a bigger file goes by itself.
@@ -96,17 +99,17 @@ async def stat_files(
     """
     names = _names(paths)
     runtime = await _begin()
-    results: list[Any] = [None] * len(names)
+    parts = _Parts(
+        names, lambda paths: stat_chunk(paths, follow_symlinks), until_odd=not return_exceptions
+    )
 
-    async def ask(start: int, stop: int) -> None:
-        part = names[start:stop]
-        found = await runtime.paths.ask(partial(stat_chunk, part, follow_symlinks), None)
-        results[start:stop] = found
+    async def hop() -> None:
+        news = await runtime.paths.ask(parts.take_some, None)
         if not return_exceptions:
-            _raise_first(found)
+            _raise_first(news)
 
-    await _spread(ask, len(names))
-    return results
+    await _spread(hop, parts)
+    return parts.results
 
 
 @overload
@@ -142,13 +145,22 @@ async def read_files(
     """
     names = _names(paths)
     runtime = await _begin()
-    results: list[Any] = [None] * len(names)
+    parts = _Parts(
+        names, lambda paths: read_chunk(paths, CHUNK_BYTES), until_odd=not return_exceptions
+    )
 
-    async def read(start: int, stop: int) -> None:
-        results[start:stop] = await _read_part(runtime, names[start:stop], return_exceptions)
+    async def hop() -> None:
+        news = await runtime.threads.call(parts.take_some, None, close_left)
+        try:
+            if not return_exceptions:
+                _raise_first(news)
+            await _read_odd(runtime, parts, news, return_exceptions)
+        except BaseException:
+            close_left(news)
+            raise
 
-    await _spread(read, len(names))
-    return results
+    await _spread(hop, parts)
+    return parts.results
 
 
 async def _begin() -> Runtime:
@@ -178,33 +190,97 @@ def _name(path: StrOrBytesPath) -> AnyPath:
     return name
 
 
-def _raise_first(found: list[Any]) -> None:
-    for result in found:
+class _Parts:
+    """Files that threads take one part after the other, and what they have found.
+
+    :param function: for paths in a row, what has been found
+    :param until_odd: after a result to be looked at, a thread takes no more, but comes back
+    :ivar results: of all files, in order; None where there is none yet
+    """
+
+    def __init__(
+        self,
+        names: list[AnyPath],
+        function: Callable[[list[AnyPath]], Found],
+        until_odd: bool,
+    ) -> None:
+        self.results: list[Any] = [None] * len(names)
+        self.cold = False
+        self.names = names
+        self._function = function
+        self._until_odd = until_odd
+        self._position = 0
+        self._size = min(max(-(-len(names) // (2 * WARM_CHUNKS)), COLD_FILES), WARM_FILES)
+        self._rests: list[tuple[int, int]] = []  # of parts that ended early
+        self._mutex = threading.Lock()
+
+    def left(self) -> int:
+        """How many parts are still to be taken."""
+        return len(self._rests) + -(-(len(self.names) - self._position) // self._size)
+
+    def give_up(self) -> None:
+        with self._mutex:
+            self._position = len(self.names)
+            self._rests.clear()
+
+    def take_some(self) -> list[tuple[int, Any]]:
+        """In a thread: parts for a while; returns the results to be looked at, with their places.
+
+        Ends where it meets a disk, too, as more threads should know.
+        """
+        news: list[tuple[int, Any]] = []
+        end = perf_counter() + HOP_SECONDS
+        try:
+            while (part := self._next()) is not None:
+                start, stop = part
+                found, odd, cold = self._function(self.names[start:stop])
+                news.extend((start + index, found[index]) for index in odd)
+                self.results[start : start + len(found)] = found
+                if start + len(found) < stop:
+                    with self._mutex:
+                        self._rests.append((start + len(found), stop))
+                if cold and not self.cold:
+                    self.cold, self._size = True, COLD_FILES
+                    break
+                if (odd and self._until_odd) or perf_counter() > end:
+                    break
+        except BaseException:
+            close_left(news)
+            raise
+        return news
+
+    def _next(self) -> tuple[int, int] | None:
+        with self._mutex:
+            if self._rests:
+                return self._rests.pop()
+            start, stop = self._position, min(self._position + self._size, len(self.names))
+            self._position = stop
+            return (start, stop) if start < stop else None
+
+
+def _raise_first(news: list[tuple[int, Any]]) -> None:
+    for _, result in news:
         if isinstance(result, OSError):
             raise result
 
 
-async def _spread(function: Callable[[int, int], Awaitable[None]], count: int) -> None:
-    """Call it with ranges that make up [0, count), some at once; the first failure is raised bare.
+async def _spread(hop: Callable[[], Awaitable[None]], parts: _Parts) -> None:
+    """Make hops, some at once, until all parts are done; the first failure is raised bare.
 
-    Big ranges on few threads, which is best while everything is in memory; when one shows that
+    Big parts on few threads, which is best while everything is in memory; when one shows that
     it is not, small ones on many, since a disk wants many questions at once.
     """
     failures: list[Exception] = []
-    position = 0
-    size = min(max(-(-count // WARM_CHUNKS), COLD_FILES), WARM_FILES)
     cold = False
 
     async def work() -> None:
-        nonlocal position, size, cold
+        nonlocal cold
         try:
-            while position < count:
-                start, position = position, min(position + size, count)
-                stop, begin = position, perf_counter()
-                await function(start, stop)
-                if not cold and perf_counter() - begin > (stop - start) * COLD_SECONDS:
-                    cold, size = True, COLD_FILES
-                    for _ in range(COLD_CHUNKS - WARM_CHUNKS):
+            while parts.left():
+                await hop()
+                if parts.cold and not cold:
+                    cold = True
+                    for _ in range(min(COLD_CHUNKS - WARM_CHUNKS, parts.left())):
                         group.start_soon(work)
         except Exception as error:  # noqa: BLE001  # raised below, without a group around it
             failures.append(error)
@@ -212,38 +288,29 @@ async def _spread(function: Callable[[int, int], Awaitable[None]], count: int) -
 
     try:
         async with anyio.create_task_group() as group:
-            for _ in range(min(WARM_CHUNKS, -(-count // size) if count else 0)):
+            for _ in range(min(WARM_CHUNKS, parts.left())):
                 group.start_soon(work)
     except BaseExceptionGroup as errors:
         raise first_of(errors) from None  # an interrupt
+    finally:
+        parts.give_up()  # a thread may have been left behind
     if failures:
         raise failures[0]
 
 
-async def _read_part(runtime: Runtime, names: list[AnyPath], return_exceptions: bool) -> list[Any]:
-    """The content of each file, or its OSError, if that is not to be raised."""
-    results: list[Any] = []
-    while len(results) < len(names):
-        read = partial(read_chunk, names[len(results) :], CHUNK_BYTES)
-        found: list[Any] = await runtime.threads.call(read, None, close_left)
-        try:
-            if not return_exceptions:
-                _raise_first(found)
-            for index, result in enumerate(found):
-                if isinstance(result, Left):
-                    found[index] = None
-                    try:
-                        name = names[len(results) + index]
-                        found[index] = await _read_left(runtime, name, result.fd)
-                    except OSError as error:
-                        if not return_exceptions:
-                            raise
-                        found[index] = error
-        except BaseException:
-            close_left(found)
-            raise
-        results += found
-    return results
+async def _read_odd(
+    runtime: Runtime, parts: _Parts, news: list[tuple[int, Any]], return_exceptions: bool
+) -> None:
+    """What was not for a chunk."""
+    for number, (place, result) in enumerate(news):
+        if isinstance(result, Left):
+            news[number] = place, None  # it is closed by `_read_left`
+            try:
+                parts.results[place] = await _read_left(runtime, parts.names[place], result.fd)
+            except OSError as error:
+                if not return_exceptions:
+                    raise
+                parts.results[place] = error
 
 
 async def _read_left(runtime: Runtime, name: AnyPath, fd: int) -> bytes:
@@ -267,10 +334,15 @@ async def _read_left(runtime: Runtime, name: AnyPath, fd: int) -> bytes:
             os.close(fd)
 
 
-def close_left(found: Iterable[Any]) -> None:
-    for result in found:
+def close_left(found: Iterable[tuple[Any, Any]]) -> None:
+    """Of results, each with its place or its path."""
+    for _, result in found:
         if isinstance(result, Left) and result.fd != -1:
             os.close(result.fd)
+
+
+def _close_chunk(found: Found) -> None:
+    close_left((index, found.results[index]) for index in found.odd)
 
 
 def iter_files(
@@ -359,7 +431,7 @@ class _Files(Generic[P]):
             raise first_of(errors) from None  # an interrupt
         finally:
             for chunk in self._chunks.values():
-                close_left(result for _, result in chunk.items)
+                close_left(chunk.items)
             self._chunks.clear()
             self._again.clear()
             self._ended = True
@@ -422,7 +494,8 @@ class _Files(Generic[P]):
                 self._reading += 1
                 try:
                     read = partial(read_chunk, [_name(path) for path in paths], self._limit)
-                    found: list[Any] = await self._runtime.threads.call(read, None, close_left)
+                    found: list[Any]
+                    found, _, _ = await self._runtime.threads.call(read, None, _close_chunk)
                 except Exception as error:  # noqa: BLE001  # no thread, no memory: for the first
                     found = [error]
                 finally:

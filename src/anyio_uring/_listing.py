@@ -5,20 +5,17 @@ The kernel has no asynchronous way to read a directory (getdents(2)).
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ._entries import Entries
 from ._runtime import current_runtime
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from anyio import CapacityLimiter
 
 T = TypeVar("T")
@@ -33,7 +30,7 @@ CHUNK_SECONDS = 0.02
 TURN_ENTRIES = 256
 
 
-class Listing(Generic[T, R]):
+class Listing(Entries, Generic[T, R]):
     """An asynchronous iterator over what a synchronous one gives, which lives in threads.
 
     At most `CHUNK_MAX` entries are held, and the thread works only while somebody waits, who is
@@ -54,13 +51,13 @@ class Listing(Generic[T, R]):
         ahead: bool = True,
         search: bool = True,
     ) -> None:
+        super().__init__(convert)
         self._start = start
         self._limiter = limiter
-        self._convert = convert
+        self._make = convert
         self._source: Iterator[T] | None = None
-        self._chunk: list[T] = []  # what needs no turn of the loop, the next one last
-        self._pop = self._chunk.pop
-        self._rest: list[T] = []  # behind it
+        # `_chunk` is what needs no turn of the loop
+        self._rest: list[T] = []  # behind it, the next one last
         self._size = CHUNK_MIN if ahead else 1
         self._step = 1 if search else TURN_ENTRIES
         self._size_max = CHUNK_MAX if ahead else 1
@@ -71,16 +68,7 @@ class Listing(Generic[T, R]):
         self._running = False  # a step that is more than taking an entry
         self._closed = False
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> R:
-        try:
-            entry = self._pop()
-        except IndexError:
-            pass
-        else:
-            return self._convert(entry)
+    async def _refill(self) -> R:
         if self._running:
             raise RuntimeError("anext(): asynchronous iterator is already running")
         self._running = True
@@ -91,11 +79,12 @@ class Listing(Generic[T, R]):
                 await self._fetch()
         finally:
             self._running = False
-        self._chunk += self._rest[-TURN_ENTRIES:]
+        chunk = self._chunk
+        chunk += self._rest[-TURN_ENTRIES:]
         del self._rest[-TURN_ENTRIES:]
-        if not self._chunk:
+        if not chunk:
             raise StopAsyncIteration
-        return self._convert(self._pop())
+        return self._make(chunk.pop())
 
     async def _fetch(self) -> None:
         self._raise_error()
@@ -170,18 +159,3 @@ class Listing(Generic[T, R]):
 
     def __del__(self) -> None:
         self.close()
-
-
-class _Names(map):  # type: ignore[type-arg]
-    entries: Any
-
-    def close(self) -> None:
-        self.entries.close()
-
-
-def names(path: str) -> Iterator[str]:
-    """The names in a directory, without ``.`` and ``..``, as it is read.  Has `close`."""
-    entries = os.scandir(path)
-    found = _Names(attrgetter("name"), entries)
-    found.entries = entries
-    return found

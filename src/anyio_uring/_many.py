@@ -2,6 +2,9 @@
 its portable twin.
 
 For each path there is an answer: what was asked for, or the OSError with its name, or a `Left`.
+
+Whether it had to wait for a disk, the compiled form sees from how often the thread slept, which it
+does for nothing else there; the portable one from the clock.
 """
 
 from __future__ import annotations
@@ -9,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._errors import os_error
 from ._handle import COMPILED
@@ -21,6 +25,22 @@ if TYPE_CHECKING or COMPILED:
     from . import _uring
 
 
+# A file that takes longer is none in memory.
+COLD_SECONDS = 50e-6
+
+
+class Found(NamedTuple):
+    """What has been found: perhaps not of all paths, but of one at least.
+
+    :ivar odd: where the answers are that want looking at: errors, and what is `Left`
+    :ivar cold: it had to wait for a disk
+    """
+
+    results: list[Any]
+    odd: list[int]
+    cold: bool
+
+
 class Left(NamedTuple):
     """A file that is not for a chunk.
 
@@ -30,40 +50,39 @@ class Left(NamedTuple):
     fd: int
 
 
-def stat_chunk(paths: list[AnyPath], follow: bool) -> list[os.stat_result | OSError]:
+def stat_chunk(paths: list[AnyPath], follow: bool) -> Found:
     """As `os.stat` of each, or `os.lstat` if not to `follow`."""
     if COMPILED:
-        return _uring.stat_many(paths, follow)
+        return Found(*_uring.stat_many(paths, follow))
+    begin = perf_counter()
     results: list[os.stat_result | OSError] = []
-    for path in paths:
+    odd: list[int] = []
+    for index, path in enumerate(paths):
         try:
             results.append(os.stat(path, follow_symlinks=follow))
         except OSError as error:
             results.append(error)
-    return results
+            odd.append(index)
+    return Found(results, odd, _is_slow(begin, results))
 
 
-def read_chunk(paths: list[AnyPath], limit: int) -> list[bytes | OSError | Left]:
+def read_chunk(paths: list[AnyPath], limit: int) -> Found:
     """The content of each regular file, all of them together no more than `limit` bytes.
 
     Ends early, but not before the first one, where the next would be too much.
     """
-    if not COMPILED:
-        return _read_portably(paths, limit)
-    return [
-        Left(*content or (-1,)) if isinstance(content, tuple) else content
-        for content in _uring.read_many(paths, limit)
-    ]
-
-
-def _read_portably(paths: list[AnyPath], limit: int) -> list[bytes | OSError | Left]:
+    if COMPILED:
+        return Found(*_uring.read_many(paths, limit, Left))
+    begin = perf_counter()
     results: list[bytes | OSError | Left] = []
+    odd: list[int] = []
     left = limit
-    for path in paths:
+    for index, path in enumerate(paths):
         try:
             data = _read_regular(path, left)
         except OSError as error:
             results.append(error)
+            odd.append(index)
             continue
         if data is None:
             if left < limit:
@@ -71,8 +90,14 @@ def _read_portably(paths: list[AnyPath], limit: int) -> list[bytes | OSError | L
             data = Left(-1)
         if isinstance(data, bytes):
             left -= len(data)
+        else:
+            odd.append(index)
         results.append(data)
-    return results
+    return Found(results, odd, _is_slow(begin, results))
+
+
+def _is_slow(begin: float, results: list[Any]) -> bool:
+    return perf_counter() - begin > len(results) * COLD_SECONDS
 
 
 def _read_regular(path: AnyPath, limit: int) -> bytes | Left | None:

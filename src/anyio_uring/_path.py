@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, overload
 import anyio
 
 from . import _path_jobs
+from ._entries import Children, names
 from ._handle import read_quick, stat_quick
-from ._listing import Listing, names
+from ._listing import Listing
 from ._open import OPEN_COST_BYTES, open_file
 from ._path_jobs import is_anything, is_kind
 from ._whole import STAT_COST_BYTES, facts, read_whole
@@ -312,14 +313,7 @@ class Path(anyio.Path):
         if os.name != "posix" or not plain:
             return Listing(self._path.iterdir, limiter, partial(_child, self))
         prefix = "" if text == "." else text if text.endswith("/") else f"{text}/"
-        new = kind.__new__
-
-        def child(name: str) -> Any:
-            path = new(kind)
-            path._limiter = limiter
-            path._text = prefix + name
-            return path
-
+        child = Children(kind, limiter, prefix)
         return Listing(partial(names, text), limiter, child, search=False)
 
     if sys.version_info >= (3, 13):

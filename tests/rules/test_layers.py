@@ -14,7 +14,7 @@ import pytest
 
 LAYERS = {
     0: "_arguments _modes _errors _settings _mounts _private _coding _swap _scope",
-    1: "_ops _host _pool _hop _handle _line _probe _buffer _transfers _many _direct",
+    1: "_ops _host _pool _hop _handle _line _probe _buffer _transfers _many _entries _direct",
     2: "_gate _driver_uring _driver_thread _path_ops _settle _workers _pieces _ranges",
     3: "_host_asyncio _host_trio",
     4: "_runtime _info",
