@@ -1580,6 +1580,8 @@ cdef PyObject *step_next(PyObject *step) except NULL:
     if kind == 0:
         found = <object>result
         Py_DECREF(found)
+        if isinstance(found, (tuple, BaseException)):
+            found = StopIteration(found)    # or it would be taken for the exception's arguments
         PyErr_SetObject(StopIteration, found)
         return NULL
     return result
