@@ -199,13 +199,15 @@ def sync_stat(work: Work, count: int) -> float:
 
 
 def sync_iterdir(work: Work, count: int) -> float:
-    folder, seen = work.material.small[0].parent, 0
+    seen = 0
     start = clock()
     while seen < count:
-        with os.scandir(folder) as entries:
+        with os.scandir(work.material.big) as entries:
             for _ in entries:
                 seen += 1
-    return (clock() - start) * count / seen
+                if seen == count:
+                    break
+    return clock() - start
 
 
 SYNC: dict[str, Callable[[Work, int], float]] = {
@@ -424,12 +426,14 @@ async def async_stat_batch(api: Api, work: Work, count: int) -> float:
 
 
 async def async_iterdir(api: Api, work: Work, count: int) -> float:
-    folder, seen = api.path(work.material.small[0].parent), 0
+    folder, seen = api.path(work.material.big), 0
     start = clock()
     while seen < count:
         async for _ in folder.iterdir():
             seen += 1
-    return (clock() - start) * count / seen
+            if seen == count:
+                break
+    return clock() - start
 
 
 ASYNC: dict[str, Callable[[Api, Work, int], Awaitable[float]]] = {

@@ -230,7 +230,7 @@ ROWS = {
         ),
         Row(
             key="iterdir",
-            title="Path.iterdir, entries",
+            title="Path.iterdir, entries of a big directory",
             kind="iterdir",
             target=0.5,
             target_trio=0.5,
@@ -246,12 +246,24 @@ class Amounts:
     large_bytes: int
     hot_bytes: int
     small_files: int
+    entries: int  # of the big directory
     seconds: float
     rounds: int
 
 
-FULL = Amounts(large_bytes=64 * MIB, hot_bytes=16 * MIB, small_files=1000, seconds=0.1, rounds=5)
-QUICK = Amounts(large_bytes=2 * MIB, hot_bytes=MIB, small_files=64, seconds=0.005, rounds=2)
+FULL = Amounts(
+    large_bytes=64 * MIB,
+    hot_bytes=16 * MIB,
+    small_files=10_000,
+    entries=100_000,
+    seconds=0.1,
+    rounds=5,
+)
+QUICK = Amounts(
+    large_bytes=2 * MIB, hot_bytes=MIB, small_files=64, entries=300, seconds=0.005, rounds=2
+)
+# A file has no more names than this.
+LINKS_MAX = 50_000
 
 
 class Material:
@@ -264,6 +276,7 @@ class Material:
         self.lines = folder / "lines"
         self.written = folder / "written"
         self.appended = [folder / f"appended-{index:02}" for index in range(16)]
+        self.big = folder / "big"
         self.small = [folder / "small" / f"{index:04}" for index in range(amounts.small_files)]
 
     def write(self) -> None:
@@ -281,6 +294,13 @@ class Material:
         self.small[0].parent.mkdir()
         for index, path in enumerate(self.small):
             path.write_bytes(self.small_content(index))
+        self.big.mkdir()
+        for index in range(self.amounts.entries):
+            path = self.big / f"{index:06}"
+            if index % LINKS_MAX:
+                os.link(self.big / f"{index - index % LINKS_MAX:06}", path)
+            else:
+                path.touch()
         os.sync()
 
     def small_content(self, index: int) -> bytes:
