@@ -1528,7 +1528,10 @@ cdef class Step:
     cdef int step(self, PyObject *value, PyObject **result) except -1:
         """Go on: what is yielded (1) or returned (0)."""
         if self.waiting is None:
-            item = self.take(self.iterator)
+            try:
+                item = self.take(self.iterator)
+            except StopIteration as error:     # it would pass for an item
+                raise RuntimeError("coroutine raised StopIteration") from error
             if item is not ABSENT:
                 Py_INCREF(item)
                 result[0] = <PyObject *>item
@@ -1646,24 +1649,25 @@ cdef class Names:
         cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
         cdef const char *name = PyBytes_AsString(encoded)
         cdef long fd = -EINTR
-        self.fd = -1
         self.path = path
+        self.block = <char *>take_block(_NAMES_CLASS)
+        self.fd = -1
         with nogil:
             while fd == -EINTR:
                 fd = au_open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECTORY)
         if fd < 0:
             raise path_error(fd, path)
         self.fd = <int>fd
-        self.block = <char *>take_block(_NAMES_CLASS)
 
     def __dealloc__(self):
         self.let_go()
 
     cdef void let_go(self) noexcept:
+        if self.block == NULL:      # it never came so far, and `fd` is 0; or it has let go
+            return
         if self.fd >= 0:
             au_close(self.fd)
-        if self.block != NULL:
-            give_block(self.block, _NAMES_CLASS)
+        give_block(self.block, _NAMES_CLASS)
         self.fd = -1
         self.block = NULL
         self.filled = self.position = 0

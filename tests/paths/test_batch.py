@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from anyio_uring import (
     statistics,
 )
 from anyio_uring._batch import AHEAD_MIN, CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX, COLD_FILES, _Chunk
-from anyio_uring._many import Left, read_chunk
+from anyio_uring._handle import COMPILED
+from anyio_uring._many import Left, read_chunk, stat_chunk
 
 # Threads do the work in every cell: two columns show that the driver makes no difference
 pytestmark = [
@@ -420,3 +424,169 @@ async def test_a_task_goes_on_meanwhile(tmp_path: Path) -> None:
                 pass
         group.cancel_scope.cancel()
     assert turns > 5
+
+
+# -- bigger and smaller than the memory that files are read into ----------------------------------
+
+BLOCK = 256 << 10
+SIZES = [10, BLOCK + 1, 20, BLOCK, BLOCK - 1, 0, 3 * BLOCK, 4 * BLOCK + 7, 1, BLOCK // 4, BLOCK, 30]
+
+
+def make_big(folder: Path, sizes: list[int]) -> list[Path]:
+    paths = []
+    for number, size in enumerate(sizes):
+        path = folder / f"{number}.big"
+        path.write_bytes(number.to_bytes(2, "big") * (size // 2) + b"x" * (size % 2))
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize("limit", [BLOCK // 2, BLOCK + 1, 5 * BLOCK, CHUNK_BYTES])
+async def test_files_that_outgrow_the_memory(tmp_path: Path, limit: int) -> None:
+    paths = make_big(tmp_path, SIZES * 3)
+    rest = [str(path) for path in paths]
+    results: list[Any] = []
+    while rest:
+        found = read_chunk(rest, limit).results
+        assert found
+        assert sum(len(data) for data in found if isinstance(data, bytes)) <= limit
+        results += found
+        del rest[: len(found)]
+    for path, data in zip(paths, results, strict=True):
+        if data == Left(-1):
+            assert path.stat().st_size >= limit
+        else:
+            assert data == path.read_bytes()
+
+
+async def test_parts_that_end_early_go_on_in_order(tmp_path: Path) -> None:
+    # All of a part would be more than a hop may bring
+    paths = make_big(tmp_path, SIZES) * 12
+    assert len(paths) > 4 * COLD_FILES
+    expected = [path.read_bytes() for path in paths]
+    assert await read_files(paths) == expected
+    paths[50:50] = [tmp_path / "none", Path("/dev/null")]
+    found: list[Any] = await read_files(paths, return_exceptions=True)
+    assert isinstance(found.pop(50), FileNotFoundError)
+    assert found.pop(50) == b""
+    assert found == expected
+
+
+MEMORY = """
+import sys
+from anyio_uring._many import read_chunk
+
+def peak():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) << 10
+
+limit, paths = int(sys.argv[1]), sys.argv[2:]
+read_chunk(paths[:1], limit)
+before = peak()
+for _ in range(20):
+    assert sum(map(len, read_chunk(paths, limit).results)) > limit // 2
+print(peak() - before)
+"""
+
+
+async def test_memory_for_big_files_is_bounded(tmp_path: Path) -> None:
+    paths = make_big(tmp_path, [20, *[4 * BLOCK] * 20])
+    command = [sys.executable, "-c", MEMORY, str(CHUNK_BYTES), *map(str, paths)]
+    grown = int(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    # The results, what they are made of, and what the allocator keeps
+    assert grown < 4 * CHUNK_BYTES
+
+
+# -- results that have numbers in common ----------------------------------------------------------
+
+FIELDS = [name for name in dir(os.stat_result) if name.startswith("st_")]
+
+
+def values(result: Any) -> list[Any]:
+    """All of it: by name, and by place, where whole seconds are."""
+    return [*((name, getattr(result, name)) for name in FIELDS), *result]
+
+
+def make_different(folder: Path) -> list[Path]:
+    """Files whose neighbours have some things in common and others not."""
+    second = 1_000_000_000
+    old = 1_234_567_890 * second
+    times = [
+        (old, old),
+        (old + 1, old + 2),
+        (old, old + 1),
+        (old + 1, old + second + 1),
+        (old + second, old),
+        (-second - 1, -second - 1),
+        (-1, 1),
+        (0, 0),
+    ]
+    paths = []
+    for number, ns in enumerate(times):
+        for mode in 0o600, 0o644, 0o644:
+            path = folder / f"{number}.{len(paths)}"
+            path.write_bytes(bytes(len(paths)))
+            if os.geteuid() == 0:
+                os.chown(path, 1000 * (number % 3), 5000 + len(paths) % 2)
+            path.chmod(mode)
+            os.utime(path, ns=ns)
+            paths.append(path)
+        (folder / f"new{number}").touch()  # three times the same
+        (folder / f"folder{number}").mkdir()
+        paths += [folder / f"new{number}", folder / f"folder{number}", Path("/dev/null")]
+    return paths
+
+
+async def test_results_are_those_of_stat_in_every_field(tmp_path: Path) -> None:
+    paths = make_different(tmp_path)
+    missing = tmp_path / "none"
+    for order in paths, paths[::-1], sorted(paths), [p for p in paths for _ in range(2)]:
+        mixed = [path for pair in zip(order, [missing] * len(order), strict=True) for path in pair]
+        expected = [values(path.stat()) for path in order]
+        assert [values(result) for result in await stat_files(order)] == expected
+        found: list[Any] = await stat_files(mixed, return_exceptions=True)
+        assert [values(result) for result in found[::2]] == expected
+        assert all(isinstance(result, FileNotFoundError) for result in found[1::2])
+
+
+async def test_results_far_behind_are_those_of_stat(tmp_path: Path) -> None:
+    # The last of a step and all of the next one, whose answers take the place of the first ones
+    [one, other] = make(tmp_path, 2)
+    one.chmod(0o600)
+    other.chmod(0o644)
+    names = [str(one)] * 256 + [str(other)] * 256
+    results: list[Any] = []
+    while len(results) < len(names):
+        results += stat_chunk(names[len(results) :], True).results
+    expected = [values(path.stat()) for path in (one, other)]
+    assert [values(result) for result in results] == [expected[0]] * 256 + [expected[1]] * 256
+
+
+async def test_numbers_in_common_are_counted(tmp_path: Path) -> None:
+    if not COMPILED:
+        pytest.skip("the portable form has none in common")
+    paths = [str(path) for path in make(tmp_path, 20)]
+    results: list[Any] = stat_chunk(paths, True).results
+    first, last = results[0], results[-1]
+    assert first.st_mode is last.st_mode
+    mode, time, alone = first.st_mode, first.st_mtime_ns, int("1" * 20)
+    kept = values(last)
+    assert sys.getrefcount(mode) > sys.getrefcount(alone) + 10
+    del results, first
+    assert kept == values(last) == values(os.stat(paths[-1]))
+    del last, kept
+    assert sys.getrefcount(mode) == sys.getrefcount(time) == sys.getrefcount(alone)
+
+
+async def test_results_that_are_dropped_leave_nothing(tmp_path: Path) -> None:
+    paths = [str(path) for path in [*make_different(tmp_path), tmp_path / "none"]]
+    tracemalloc.start()
+    try:
+        stat_chunk(paths, True)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(100_000 // len(paths)):
+            stat_chunk(paths, True)
+        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+    finally:
+        tracemalloc.stop()
