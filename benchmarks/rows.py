@@ -144,8 +144,17 @@ ROWS = {
             kind="read",
             size=32,
             most=2_000_000,
+            target=0.3,
+            target_trio=0.25,
         ),
-        Row(key="readline", title="buffered readline()", kind="readline", most=1_000_000),
+        Row(
+            key="readline",
+            title="buffered readline()",
+            kind="readline",
+            most=1_000_000,
+            target=0.3,
+            target_trio=0.25,
+        ),
         Row(
             key="write_64k",
             title="buffered write, 64 KiB, sequential",
