@@ -1270,8 +1270,6 @@ def read_now(HandleOwner file, Py_ssize_t size):
     return file._handle.read(size)
 
 
-# The same for buffered files.  Each does all of its operation or nothing, and answers None then.
-
 def close_quick(HandleOwner file):
     """Close a file that nobody uses, if that cannot sleep; False: go the long way."""
     cdef Handle handle = file._handle
@@ -1285,6 +1283,8 @@ def close_quick(HandleOwner file):
         return False
     return True
 
+
+# The same for buffered files.  Each does all of its operation or nothing, and answers None then.
 
 # Beyond this a position may exceed what a file system holds; the kernel is asked then.
 cdef int64_t POSITION_SAFE_MAX = <int64_t>1 << 42
