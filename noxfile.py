@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import nox
 from nox.command import CommandFailed
@@ -203,7 +204,9 @@ def starlette(session: nox.Session) -> None:
     folder = Path(session.create_tmp()).resolve()
     shutil.rmtree(folder)
     with tarfile.open(fetch_sdist(session, "starlette", folder)) as archive:
-        archive.extractall(folder, filter="data")
+        # Debian's Python 3.11 is older than the filters
+        options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(folder, **options)
     [unpacked] = folder.glob("starlette-*/")
     shutil.rmtree(unpacked / "starlette")  # it is installed
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0

@@ -25,6 +25,7 @@ class Landing:
     def land(self) -> bool: ...
     def look(self) -> bool: ...
 
+@final
 class Meter:
     runtime: Any
     inline_max: int
