@@ -61,7 +61,7 @@ def stat_chunk(paths: list[AnyPath], follow: bool) -> Found:
         try:
             results.append(os.stat(path, follow_symlinks=follow))
         except OSError as error:
-            results.append(error)
+            results.append(_bare(error))
             odd.append(index)
     return Found(results, odd, _is_slow(begin, results))
 
@@ -81,7 +81,7 @@ def read_chunk(paths: list[AnyPath], limit: int) -> Found:
         try:
             data = _read_regular(path, left)
         except OSError as error:
-            results.append(error)
+            results.append(_bare(error))
             odd.append(index)
             continue
         if data is None:
@@ -129,3 +129,8 @@ def _read_regular(path: AnyPath, limit: int) -> bytes | Left | None:
     finally:
         if not keep:
             os.close(fd)
+
+
+def _bare(error: OSError) -> OSError:
+    """Without its traceback, whose frames hold the results, and so the error itself."""
+    return error.with_traceback(None)
