@@ -269,7 +269,9 @@ def as_text(
 def _at_once(
     path: str | bytes, mode: Mode, limiter: CapacityLimiter | None, buffering: int
 ) -> AsyncFile[Any] | None:
-    """The file, if nothing stands against opening it at once: it exists, and is only read."""
+    """The file, if nothing stands against opening it at once: nothing is to be made, cut off or
+    appended to, it is not for direct I/O, and what its path names is in memory.
+    """
     meter = admitted(OPEN_COST_BYTES)
     if meter is None:
         remember(current_runtime().meter)
