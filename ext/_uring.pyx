@@ -53,7 +53,8 @@ from ring cimport (
 )
 from sqe cimport (
     prep_cancel, prep_close, prep_fallocate, prep_fsync, prep_ftruncate, prep_mkdirat,
-    prep_nop, prep_openat, prep_read, prep_statx, prep_two_paths, prep_unlinkat, prep_write,
+    prep_nop, prep_openat, prep_read, prep_statx, prep_timeout, prep_two_paths, prep_unlinkat,
+    prep_write,
 )
 
 cdef extern from "Python.h":
@@ -162,6 +163,8 @@ cdef enum:
     _LINGER_NS = 80_000
     # An operation whose worker did not notice that it is cancelled is asked again no sooner.
     _DEAF_NS = 10_000_000
+    # What is sent for workers that do not come
+    _KICKS_MAX = 16
     # Rounds of "more work has come meanwhile" in one wake-up before the loop gets its turn.
     _ROUNDS_MAX = 8
     # Below this many entries an enter is too short to be worth giving up the GIL.
@@ -3136,6 +3139,8 @@ def nop_operation(int result=0, bint force_async=False):
 # ---------------------------------------------------------------------------------------------
 
 cdef uint64_t CANCEL_BIT = <uint64_t>1 << 63
+cdef uint64_t WATCH_DATA = 0xfffffffe   # of the ring's own entries; no slot has these numbers
+cdef uint64_t KICK_DATA = 0xffffffff
 cdef uint32_t GENERATION_MASK = 0x7fffffff
 
 
@@ -3151,6 +3156,8 @@ cdef class Ring:
     :param ladder_from: the first set of set-up flags to try (for tests)
     :param cq_entries: size of the completion queue; 0: so many that it cannot overflow.  Tests make
         it smaller.
+    :param kick_after: seconds after which operations that are still in the kernel get something
+        for a worker to do behind them (see `watch`)
     :raises OSError: whatever io_uring_setup(2), mmap(2) or io_uring_register(2) answered;
         `strerror` names the call
     """
@@ -3182,11 +3189,15 @@ cdef class Ring:
     cdef readonly uint64_t overflows
     cdef readonly uint64_t orphans          # descriptors that arrived for nobody, closed
     cdef readonly dict counts               # opcode -> operations
-    cdef bint sleeping                      # tests: behave as if the queue were full
+    cdef au_timespec kick_after
+    cdef bint watching                      # that time runs
+    cdef readonly uint32_t kicks            # what was sent for a worker and has not come back
+    cdef readonly uint64_t kicked           # how often something was
+    cdef uint64_t pushed, pushed_before     # entries of operations; those before the last kick
     cdef object __weakref__
 
     def __cinit__(self, uint32_t inflight_max=1024, workers_max=None, uint32_t entries=128,
-                  int ladder_from=0, uint32_t cq_entries=0):
+                  int ladder_from=0, uint32_t cq_entries=0, double kick_after=1.0):
         cdef au_params params
         cdef long result = -EINVAL
         cdef bint can_overflow = cq_entries != 0
@@ -3201,6 +3212,8 @@ cdef class Ring:
         self.finished = []
         self.counts = {}
         self.inflight_max = inflight_max
+        self.kick_after.tv_sec = <int64_t>kick_after
+        self.kick_after.tv_nsec = <int64_t>((kick_after - <double>self.kick_after.tv_sec) * 1e9)
         self.thread = PyThread_get_thread_ident()
         self.owner = au_thread()
         if not can_overflow:
@@ -3410,7 +3423,48 @@ cdef class Ring:
             self.inflight += 1
         operation.prepare(sqe)
         sqe.user_data = (<uint64_t>operation.generation << 32) | operation.slot
+        self.pushed += 1
+        if not self.watching:
+            self.watch()
         return True
+
+    cdef int watch(self) except -1:
+        """Have the kernel tell when `kick_after` is over.
+
+        Linux can lose the request for a worker: seen once, on 6.18, with the first operation of a
+        ring, which stayed in the kernel's queue until another one wanted a worker.  So what is in
+        the kernel for that long gets such a thing behind it, once.  A ring of which nothing is
+        wanted has no timer.
+        """
+        cdef au_sqe *sqe = self.next_entry()
+        if sqe != NULL:     # else with the next operation
+            prep_timeout(sqe, &self.kick_after)
+            sqe.user_data = WATCH_DATA
+            self.watching = True
+        return 0
+
+    cdef int kick(self) except -1:
+        """`kick_after` is over."""
+        cdef int kind
+        cdef au_sqe *sqe
+        self.watching = False
+        if (self.inflight == 0 or self.kicks >= _KICKS_MAX
+                or (self.kicks == 0 and self.pushed == self.pushed_before)):
+            return 0        # a worker has come since
+        self.pushed_before = self.pushed
+        self.kicked += 1
+        for kind in range(2):
+            sqe = self.next_entry()
+            if sqe == NULL:
+                break
+            if kind == 0:
+                prep_nop(sqe, 0)
+            else:           # the workers for what is no file of a disk are others
+                prep_read(sqe, self.eventfd, NULL, 0, 0)
+            sqe.flags = AU_IOSQE_ASYNC
+            sqe.user_data = KICK_DATA
+            self.kicks += 1
+        return self.watch()
 
     cdef au_sqe *next_entry(self) except? NULL:
         """The next free entry; submits what is written when the queue is full."""
@@ -3576,7 +3630,12 @@ cdef class Ring:
         cdef uint32_t slot = <uint32_t>(user_data & 0xffffffffu)
         cdef uint32_t generation = <uint32_t>(user_data >> 32) & GENERATION_MASK
         cdef Operation operation
-        if user_data & CANCEL_BIT:
+        if user_data == WATCH_DATA:
+            if res == -ETIME:   # anything else: this kernel has no such timers
+                self.kick()
+        elif user_data == KICK_DATA:
+            self.kicks -= 1
+        elif user_data & CANCEL_BIT:
             # 0: was queued, its own completion follows; EALREADY: a worker runs it; ENOENT: done,
             # or waiting for a page or a device.  Nothing here says that the operation is over.
             self.cancels -= 1

@@ -96,6 +96,7 @@ cdef extern from "abi.h" nogil:
     const uint8_t AU_IOSQE_ASYNC
     const uint8_t AU_OP_NOP
     const uint8_t AU_OP_FSYNC
+    const uint8_t AU_OP_TIMEOUT
     const uint8_t AU_OP_ASYNC_CANCEL
     const uint8_t AU_OP_FALLOCATE
     const uint8_t AU_OP_OPENAT

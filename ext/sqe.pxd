@@ -8,8 +8,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from abi cimport (
     AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_MKDIRAT,
-    AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
-    AU_NOP_INJECT_RESULT, au_sqe, au_statx,
+    AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT, AU_OP_TIMEOUT,
+    AU_OP_UNLINKAT, AU_OP_WRITE, AU_NOP_INJECT_RESULT, au_sqe, au_statx, au_timespec,
 )
 
 
@@ -128,3 +128,11 @@ cdef inline void prep_cancel(au_sqe *sqe, uint64_t user_data) noexcept nogil:
     sqe.opcode = AU_OP_ASYNC_CANCEL
     sqe.fd = -1
     sqe.addr = user_data
+
+
+cdef inline void prep_timeout(au_sqe *sqe, const au_timespec *after) noexcept nogil:
+    """Completes with -ETIME when that time is over.  5.4."""
+    sqe.opcode = AU_OP_TIMEOUT
+    sqe.fd = -1
+    sqe.addr = <uint64_t>after
+    sqe.len = 1

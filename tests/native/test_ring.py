@@ -6,7 +6,8 @@ import errno
 import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,79 @@ def test_signal_starts_it_again_until_it_is_given_up(ring: Ring, number: int) ->
     # Whatever it was, a result is what it ends with: 0 would be a descriptor or an end of file
     assert operation.cancelled
     assert operation.result == -errno.ECANCELED
+
+
+def workers() -> int:
+    """The kernel's worker threads of this process."""
+    names = [task.joinpath("comm") for task in Path("/proc/self/task").iterdir()]
+    return sum(name.read_text().startswith("iou-wrk") for name in names)
+
+
+def kick(ring: Ring) -> None:
+    """Wait until the ring has sent something for a worker, and has it back."""
+    before = ring.kicked
+    while ring.kicked == before or ring.kicks:
+        assert ring.wait(10) == []
+
+
+def in_thread(function: Callable[[], object]) -> None:
+    """Call a function in a thread of its own, which no worker belongs to yet."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(function).result()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_what_stays_in_the_kernel_gets_something_for_its_workers_behind_it(step: int) -> None:
+    def stay() -> None:
+        before = workers()
+        ring = Ring(8, ladder_from=step, kick_after=0.01)
+        handle, writing = pipe_read()
+        operation = _uring.read_operation(handle, 10, -1, False, False)
+        ring.start(operation)
+        assert ring.submit() == []
+        assert workers() == before
+        kick(ring)
+        assert workers() == before + 2  # one for files, one for everything else
+        os.write(writing, b"new")
+        assert finish(ring) == [operation]
+        assert operation.take() == b"new"
+        os.close(writing)
+        assert ring.leak() == 0
+
+    in_thread(stay)
+
+
+def test_that_is_sent_once_and_again_when_something_else_has_been_started() -> None:
+    ring = Ring(8, kick_after=0.01)
+    handles = []
+    for count in range(3):
+        handle, writing = pipe_read()
+        handles.append((handle, writing))
+        ring.start(_uring.read_operation(handle, 10, -1, False, False))
+        kick(ring)
+        ring.wait(10)  # the time after it is over, too, and was the last
+        poll = select.poll()
+        poll.register(ring.eventfd, select.POLLIN)
+        assert poll.poll(100) == []
+        assert (ring.kicked, ring.kicks, ring.inflight) == (count + 1, 0, count + 1)
+    for _, writing in handles:
+        os.close(writing)
+    assert len(finish(ring)) == 3
+    assert ring.leak() == 0
+
+
+def test_ring_that_is_done_by_then_sends_nothing() -> None:
+    ring = Ring(8, kick_after=0.01)
+    for _ in range(3):
+        ring.start(_uring.nop_operation())
+        finish(ring)
+        poll = select.poll()
+        poll.register(ring.eventfd, select.POLLIN)
+        assert poll.poll(5000)  # the time is over
+        assert ring.wake() == []
+        assert poll.poll(50) == []
+    assert ring.kicked == 0
+    assert ring.leak() == 0
 
 
 def test_more_operations_than_places_wait_and_come_in_order(ring: Ring) -> None:
