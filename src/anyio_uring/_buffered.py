@@ -58,6 +58,9 @@ class BufferedFile(BufferSteps):
         data = buffered_read_now(self, size)
         if data is not None:
             return data
+        return await self._read_slowly(size)  # (a smaller frame for what is at hand)
+
+    async def _read_slowly(self, size: int | None) -> bytes:
         size = as_size(size)
         if size < -1 and self._handle.readable:
             raise ValueError("read length must be non-negative or -1")
@@ -130,6 +133,9 @@ class BufferedFile(BufferSteps):
             line = buffered_readline_now(self)
             if line is not None:
                 return line
+        return await self._readline_slowly(size)
+
+    async def _readline_slowly(self, size: int | None) -> bytes:
         limit = as_size(size)
         if limit == 0 and not self._handle.readable:
             return b""  # as `io`, which reads nothing then, and so finds nothing wrong

@@ -26,6 +26,10 @@ class Landing:
     def look(self) -> bool: ...
 
 @final
+class Slot:
+    def __new__(cls, name: str) -> Slot: ...
+
+@final
 class Meter:
     runtime: Any
     inline_max: int

@@ -78,7 +78,7 @@ def test_part_of_a_read_at_an_offset_is_forgotten_by_a_cancel(ring: Any, pipe: A
     while operation.moved == 0:
         ring.wait(0.1)
     assert not operation.done  # it goes on: a file's short read is continued
-    ring.cancel(operation)
+    ring.abandon(operation)  # cancels, and again: a worker can miss it, one time in 10,000
     finish(ring, operation)
     assert operation.cancelled
 
