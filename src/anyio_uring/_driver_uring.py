@@ -149,8 +149,12 @@ class UringOps:
                     operation.when_done = settle
                     self.host.start(operation)
                     if not operation.done:
-                        await self.host.wait(operation)
+                        await self.host.parked(operation)
+                        if not _well_ended(operation):
+                            await self.host.wait_on(operation)
                 except BaseException:
+                    if operation is not None and not operation.abandoned:
+                        self.host.abandon(operation)
                     if settle is not None:
                         settle.left(operation)
                     raise
@@ -549,6 +553,10 @@ def _splits(handle: Handle) -> bool:
     nobody here sees to that.
     """
     return handle.regular and (not handle.direct or handle.align > 0)
+
+
+def _well_ended(operation: Operation) -> bool:
+    return operation.done and not operation.cancelled
 
 
 def _call(done: Done | None, moved: int | None) -> None:

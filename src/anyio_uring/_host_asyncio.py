@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -116,13 +116,19 @@ class AsyncioHost(Host):
 
     # -- waiting ----------------------------------------------------------------------------------
 
-    async def wait(self, unit: Unit) -> None:
+    def parked(self, unit: Unit) -> Awaitable[None]:
         unit.waiter = future = _Completion(self, unit)
+        return future
+
+    async def wait(self, unit: Unit) -> None:
         try:
-            await future
+            await self.parked(unit)
         except BaseException:
             self.abandon(unit)
             raise
+        await self.wait_on(unit)
+
+    async def wait_on(self, unit: Unit) -> None:
         while not unit.done:
             await self._wait_shielded(unit)
         if unit.cancelled:

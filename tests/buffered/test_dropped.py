@@ -122,8 +122,7 @@ async def test_waiting_operation_takes_little_beside_its_coroutines(
         for file in files:
             await file.aclose()
     print(f"{each:.0f} bytes for each waiting operation, without its buffer")
-    # Half of it are the coroutines between the caller and the loop, some 250 bytes for each
-    assert 0 < each <= 1280
+    assert 0 < each <= 1024
 
 
 async def memory_of(files: list[Any], size: int | None) -> int:
