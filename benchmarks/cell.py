@@ -165,6 +165,19 @@ class Measured:
                 "cached": self.cached,
             }
 
+    def in_doubt(self, row: Row, host: str) -> list[str]:
+        """What falls short although some rounds do not, in words."""
+        without = {"ours": "", "blocked": " with io_uring blocked"}
+        return [
+            f"{line[ratio]:.2f} of {other}{without[line['participant']]}"
+            for line in self.lines(row, host, "")
+            for ratio, verdict, other in (
+                ("to_sync", "reached", "sync"),
+                ("to_anyio", "not_slower", "AnyIO"),
+            )
+            if line[verdict] == "NO?"
+        ]
+
 
 @contextmanager
 def participants(

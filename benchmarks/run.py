@@ -115,6 +115,14 @@ def arguments_of(command: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help=f"default: {FULL.rounds}")
     parser.add_argument(
+        "--again",
+        type=int,
+        default=0,
+        metavar="ROUNDS",
+        help="a cell that falls short while its rounds disagree is measured once more, with so "
+        "many, which count; what was found before is noted",
+    )
+    parser.add_argument(
         "--seconds",
         type=float,
         help=f"how long one measurement takes, about (default: {FULL.seconds})",
@@ -130,6 +138,8 @@ def arguments_of(command: list[str] | None) -> argparse.Namespace:
     arguments.seconds = amounts.seconds if arguments.seconds is None else arguments.seconds
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if arguments.again < 0:
+        parser.error("--again must not be negative")
     if not 0.0001 <= arguments.seconds <= 10:
         parser.error("--seconds must be from 0.0001 to 10")
     if arguments.halt_poll is not None and not 0 <= arguments.halt_poll <= 10**9:
@@ -205,14 +215,13 @@ class Run:
     def _measure_cell(self, row: Row, host: str, material: Material, place: str) -> None:
         arguments = self._arguments
         try:
-            found = cell.measure(
-                row,
-                host,
-                material,
-                seconds=arguments.seconds,
-                rounds=arguments.rounds,
-                blocked=self._blocked,
-            )
+            found = self._measured(row, host, material, arguments.rounds)
+            if arguments.again and (short_of := found.in_doubt(row, host)):
+                found = self._measured(row, host, material, arguments.again)
+                self.notes.append(
+                    f"{place}, {host}, {row.title}: the median of {arguments.again} rounds; that "
+                    f"of {arguments.rounds} was {', '.join(short_of)}."
+                )
         except (cell.ParticipantError, MismatchError) as error:
             self.failed.append(f"{place}, {host}, {row.title}: {error}")
             print(f"FAILED: {self.failed[-1]}", file=sys.stderr, flush=True)
@@ -224,6 +233,12 @@ class Run:
         for line in found.lines(row, host, place):
             self.lines.append(line)
             print(report.terminal(line), flush=True)
+
+    def _measured(self, row: Row, host: str, material: Material, rounds: int) -> cell.Measured:
+        seconds = self._arguments.seconds
+        return cell.measure(
+            row, host, material, seconds=seconds, rounds=rounds, blocked=self._blocked
+        )
 
     def report(self) -> dict[str, Any]:
         info = anyio_uring.driver_info()

@@ -60,6 +60,19 @@ def test_run_on_trio_writes_a_table(tmp_path: Path) -> None:
     assert [row.count("|") for row in rows] == [rows[0].count("|")] * 3
 
 
+def test_run_measures_again_what_rounds_disagree_about(tmp_path: Path) -> None:
+    # Rounds of no length disagree about much that is near its aim
+    rows = "cached_1,cached_128,read_64k,read_1m,cold_1m,read_32,readline,write_64k,write_fsync"
+    options = ("--rounds", 2, "--again", 3)
+    report = measured(tmp_path, "--hosts", "asyncio", "--rows", rows, *options)
+    noted = {note.partition(":")[0] for note in report["notes"] if "that of 2 was 0." in note}
+    for line in report["lines"]:
+        again = f"here, asyncio, {line['title']}" in noted
+        assert len(line["ours_rates"]) == (3 if again else 2)
+        assert again or "NO?" not in (line["reached"], line["not_slower"])
+    assert noted
+
+
 @pytest.mark.skipif(cannot_filter() is not None, reason=str(cannot_filter()))
 def test_run_blocked_measures_ours_without_a_ring(tmp_path: Path) -> None:
     report = measured(tmp_path, "--hosts", "asyncio", "--rows", "write_64k", "--blocked")
@@ -94,6 +107,7 @@ def test_run_sets_how_long_idle_processors_poll_and_puts_it_back(tmp_path: Path)
         (["--rows", "cached_2"], "no 'cached_2' among"),
         (["--filesystems", "ext5"], "no 'ext5' among"),
         (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--again", "-1"], "--again must not be negative"),
         (["--halt-poll", "-1"], "--halt-poll must be from"),
         (["--seconds", "100"], "--seconds must be from"),
     ],
