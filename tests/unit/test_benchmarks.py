@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,32 @@ def test_run_measures_again_what_rounds_disagree_about(tmp_path: Path) -> None:
         again = f"here, asyncio, {line['title']}" in noted
         assert len(line["ours_rates"]) == (3 if again else 2)
         assert again or "NO?" not in (line["reached"], line["not_slower"])
-    assert noted
+
+
+def test_doubt_is_a_median_below_its_aim_that_some_round_reaches() -> None:
+    code = """
+        import cell, rows
+        def doubt(sync, anyio, ours, blocked):
+            rates = {"sync": sync, "anyio": anyio, "ours": ours, "blocked": blocked}
+            nothing = dict.fromkeys(rates, 1)
+            tiers = dict.fromkeys(rates, {"now": 1})
+            return cell.Measured(nothing, rates, tiers).in_doubt(rows.ROWS["read_1m"], "asyncio")
+        print(doubt([10, 10, 10], [2, 2, 2], [9, 9, 9.6], [1.8, 1.8, 2.0]))
+        print(doubt([10, 10, 10], [2, 2, 2], [9, 9, 9], [1, 1, 1]))
+        print(doubt([10, 10, 10], [2, 2, 2], [9, 9.6, 9.6], [1, 2, 2]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=SCRIPT.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "['0.90 of sync', '0.90 of AnyIO with io_uring blocked']",
+        "[]",
+        "[]",
+    ]
 
 
 @pytest.mark.skipif(cannot_filter() is not None, reason=str(cannot_filter()))
