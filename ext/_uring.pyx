@@ -3245,7 +3245,7 @@ cdef class Ring:
     cdef readonly uint64_t orphans          # descriptors that arrived for nobody, closed
     cdef readonly dict counts               # opcode -> operations
     cdef au_timespec kick_after
-    cdef bint watching                      # that time runs
+    cdef readonly bint watching             # that time runs: the eventfd will be signalled
     cdef readonly uint32_t kicks            # what was sent for a worker and has not come back
     cdef readonly uint64_t kicked           # how often something was
     cdef uint64_t pushed, pushed_before     # entries of operations; those before the last kick
@@ -3273,6 +3273,7 @@ cdef class Ring:
         self.owner = au_thread()
         if not can_overflow:
             # Every operation and one cancel for each can complete without anybody reaping.
+            # (What the ring sends itself, some 16 entries, may overflow then: `turn` gets them.)
             cq_entries = max(2 * inflight_max, 2 * entries)
         while True:
             memset(&params, 0, sizeof(params))
@@ -3389,7 +3390,10 @@ cdef class Ring:
 
     @property
     def idle(self):
-        """Nothing in the kernel, nothing waiting to go there, nothing to hand out."""
+        """No operation in the kernel, none waiting to go there, nothing to hand out.
+
+        The ring's own entries (`watching`, `kicks`) may be there, and will signal the eventfd.
+        """
         return self.inflight == 0 and not self.backlog and not self.finished
 
     @property
@@ -3483,7 +3487,7 @@ cdef class Ring:
             self.watch()
         return True
 
-    cdef int watch(self) except -1:
+    cdef void watch(self) noexcept:
         """Have the kernel tell when `kick_after` is over.
 
         Linux can lose the request for a worker: seen once, on 6.18, with the first operation of a
@@ -3491,25 +3495,25 @@ cdef class Ring:
         the kernel for that long gets such a thing behind it, once.  A ring of which nothing is
         wanted has no timer.
         """
-        cdef au_sqe *sqe = self.next_entry()
+        # (not `next_entry`: it may enter, and that raise, behind the entry of an operation)
+        cdef au_sqe *sqe = sq_next(&self.q)
         if sqe != NULL:     # else with the next operation
             prep_timeout(sqe, &self.kick_after)
             sqe.user_data = WATCH_DATA
             self.watching = True
-        return 0
 
-    cdef int kick(self) except -1:
+    cdef void kick(self) noexcept:
         """`kick_after` is over."""
         cdef int kind
         cdef au_sqe *sqe
         self.watching = False
         if (self.inflight == 0 or self.kicks >= _KICKS_MAX
                 or (self.kicks == 0 and self.pushed == self.pushed_before)):
-            return 0        # a worker has come since
+            return          # a worker has come since
         self.pushed_before = self.pushed
         self.kicked += 1
         for kind in range(2):
-            sqe = self.next_entry()
+            sqe = sq_next(&self.q)
             if sqe == NULL:
                 break
             if kind == 0:
@@ -3519,7 +3523,7 @@ cdef class Ring:
             sqe.flags = AU_IOSQE_ASYNC
             sqe.user_data = KICK_DATA
             self.kicks += 1
-        return self.watch()
+        self.watch()
 
     cdef au_sqe *next_entry(self) except? NULL:
         """The next free entry; submits what is written when the queue is full."""
@@ -3686,8 +3690,10 @@ cdef class Ring:
         cdef uint32_t generation = <uint32_t>(user_data >> 32) & GENERATION_MASK
         cdef Operation operation
         if user_data == WATCH_DATA:
-            if res == -ETIME:   # anything else: this kernel has no such timers
+            if res == -ETIME:
                 self.kick()
+            elif res != -EINVAL:    # (for want of memory, say; -EINVAL: no such timers here)
+                self.watching = False
         elif user_data == KICK_DATA:
             self.kicks -= 1
         elif user_data & CANCEL_BIT:

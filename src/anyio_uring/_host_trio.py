@@ -119,7 +119,9 @@ class TrioHost(Host):
             return
         if ring.idle:
             self._idle_turns += 1
-            if self._idle_turns > IDLE_TURNS_MAX and self._hooked:
+            # Nobody but us empties the eventfd: what will still signal it is waited for
+            quiet = not ring.watching and not ring.kicks
+            if self._idle_turns > IDLE_TURNS_MAX and quiet and self._hooked:
                 self._hooked = False
                 trio.lowlevel.remove_instrument(self._turns)
         else:
