@@ -237,7 +237,7 @@ SETUP_LADDER[3] = 0
 cdef class Slot:
     """An attribute of other people's objects, read at the place that ``__slots__`` has given it.
 
-    The ordinary way takes 15 ns, and the gate goes it several times in a read of 250.  It is gone
+    `getattr` takes 15 ns, and the gate would call it several times in a read of 250.  It does so
     where the attribute is no slot.
     """
 
