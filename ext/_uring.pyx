@@ -234,7 +234,7 @@ SETUP_LADDER[3] = 0
 # ---------------------------------------------------------------------------------------------
 
 @cython.final
-cdef class Slot:
+cdef class Member:
     """An attribute of other people's objects, read at the place that ``__slots__`` has given it.
 
     `getattr` takes 15 ns, and the gate would call it several times in a read of 250.  It does so
@@ -285,11 +285,11 @@ cdef class Meter:
     cdef object current_task    # dict or callable: loop -> task
     cdef object task_states     # AnyIO's WeakKeyDictionary.data: ref(task) -> state
     cdef object eager           # asyncio's tasks in a first step within another's; None: unknown
-    cdef Slot cancel_scope
+    cdef Member cancel_scope
     cdef object task_reference  # of the task seen last, and its state
     cdef object task_state
     cdef dict trio_locals       # Trio's variables of this thread: "task", "runner"
-    cdef Slot ki_pending, cancel_status, effectively_cancelled
+    cdef Member ki_pending, cancel_status, effectively_cancelled
     cdef public object runtime  # whose meter this is; None once its loop has ended
     cdef bint foresees          # what the loop has to do next can be seen
     cdef int events             # readable when the loop has descriptors to serve; -1: unknown
@@ -341,16 +341,16 @@ cdef class Meter:
         self.loop = loop
         self.current_task = current_task
         self.task_states = task_states
-        self.cancel_scope = Slot("cancel_scope")
+        self.cancel_scope = Member("cancel_scope")
 
     def watch_trio(self, runner, dict trio_locals not None):
         self.kind = 2
         self.thread = PyThread_get_thread_ident()
         self.runner = <uintptr_t><void *>runner
         self.trio_locals = trio_locals
-        self.ki_pending = Slot("ki_pending")
-        self.cancel_status = Slot("_cancel_status")
-        self.effectively_cancelled = Slot("effectively_cancelled")
+        self.ki_pending = Member("ki_pending")
+        self.cancel_status = Member("_cancel_status")
+        self.effectively_cancelled = Member("effectively_cancelled")
 
     def foresee(self, int events, ready=None, timers=None):
         """From now on `spare` can tell what the loop has to do next.
@@ -3506,10 +3506,10 @@ cdef class Ring:
         """`kick_after` is over."""
         cdef int kind
         cdef au_sqe *sqe
-        self.watching = False
+        # Nothing is there; enough was sent; or a worker has come since
         if (self.inflight == 0 or self.kicks >= _KICKS_MAX
                 or (self.kicks == 0 and self.pushed == self.pushed_before)):
-            return          # a worker has come since
+            return
         self.pushed_before = self.pushed
         self.kicked += 1
         for kind in range(2):
@@ -3690,10 +3690,9 @@ cdef class Ring:
         cdef uint32_t generation = <uint32_t>(user_data >> 32) & GENERATION_MASK
         cdef Operation operation
         if user_data == WATCH_DATA:
-            if res == -ETIME:
+            self.watching = False
+            if res == -ETIME:       # else it was refused, and the next operation tries again
                 self.kick()
-            elif res != -EINVAL:    # (for want of memory, say; -EINVAL: no such timers here)
-                self.watching = False
         elif user_data == KICK_DATA:
             self.kicks -= 1
         elif user_data & CANCEL_BIT:

@@ -126,7 +126,8 @@ class AsyncioHost(Host):
         except BaseException:
             self.abandon(unit)
             raise
-        await self.wait_on(unit)
+        if not unit.done or unit.cancelled:
+            await self.wait_on(unit)
 
     async def wait_on(self, unit: Unit) -> None:
         while not unit.done:

@@ -120,8 +120,8 @@ class TrioHost(Host):
         if ring.idle:
             self._idle_turns += 1
             # Nobody but us empties the eventfd: what will still signal it is waited for
-            quiet = not ring.watching and not ring.kicks
-            if self._idle_turns > IDLE_TURNS_MAX and quiet and self._hooked:
+            long = self._hooked and self._idle_turns > IDLE_TURNS_MAX
+            if long and not (ring.watching or ring.kicks):
                 self._hooked = False
                 trio.lowlevel.remove_instrument(self._turns)
         else:

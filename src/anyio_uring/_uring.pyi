@@ -26,8 +26,8 @@ class Landing:
     def look(self) -> bool: ...
 
 @final
-class Slot:
-    def __new__(cls, name: str) -> Slot: ...
+class Member:
+    def __new__(cls, name: str) -> Member: ...
 
 @final
 class Meter:

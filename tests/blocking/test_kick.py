@@ -27,7 +27,7 @@ async def test_loop_that_waits_for_nothing_else_sends_it(
     from anyio_uring import _uring
 
     make: Callable[..., Any] = _uring.Ring
-    monkeypatch.setattr(_uring, "Ring", lambda *args: make(*args, kick_after=0.01))
+    monkeypatch.setattr(_uring, "Ring", lambda *args: make(*args, kick_after=0.2))
     with fifo_writer(tmp_path / "fifo") as writing:
         async with await anyio_uring.open_file(tmp_path / "fifo", "rb", 0) as file:
             host: Any = current_runtime().host
