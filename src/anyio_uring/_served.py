@@ -75,7 +75,7 @@ def _find(
         service = SERVED.get(function)
         if service is None:
             return file_call(function, args, options)
-        return service, Call(partial(function, *args, **options), args, options)
+        return service, Call(function, args, options)
     if kind is MethodType:
         inner, owner = function.__func__, function.__self__
         if type(inner) is not FunctionType:
@@ -88,16 +88,25 @@ def _find(
             return file_call(function, args, options)
         if service is None:
             return None
-        return service, Call(partial(function, *args, **options), (owner, *args), options)
+        return service, Call(inner, (owner, *args), options)
     if kind is FunctionType and args and type(args[0]) is PATHS[0]:
         service = OF_PATH_CLASS.get(function)
         if service is not None:
-            return service, Call(partial(function, *args, **options), args, options)
+            return service, Call(function, args, options)
     return None
 
 
+_lookup_code: CodeType | None = None  # the last that was one: to look it through takes 1 us
+
+
 def _is_lookup(code: CodeType) -> bool:
-    return LOOKUP_NAMES.issuperset(code.co_names) and not code.co_freevars
+    global _lookup_code
+    if code is _lookup_code:
+        return True
+    if not LOOKUP_NAMES.issuperset(code.co_names) or code.co_freevars:
+        return False
+    _lookup_code = code
+    return True
 
 
 # -- the function ---------------------------------------------------------------------------------

@@ -45,16 +45,24 @@ OF_PYTHON: Final = _of_python()
 ENCODINGS = frozenset({"locale", "utf-8", "utf8", "ascii", "us-ascii", "latin-1", "iso-8859-1"})
 
 
-class Call(NamedTuple):
+class Call:
     """A call of one of the functions.
 
-    :ivar itself: does it, as AnyIO's thread would
     :ivar args: with the object of a bound method in front
     """
 
-    itself: Callable[[], Any]
-    args: tuple[Any, ...]
-    options: dict[str, Any]
+    __slots__ = ("_function", "args", "options")
+
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        self._function = function
+        self.args = args
+        self.options = options
+
+    def itself(self) -> Any:
+        """Do it, as AnyIO's thread would."""
+        return self._function(*self.args, **self.options)
 
     def path(self, count: int = 1) -> Any:
         """The path it is about, as `os.fspath` has it; None: it is called in an unusual way."""
@@ -113,14 +121,14 @@ def encoded(path: Any) -> bytes | None:
 # -- questions ------------------------------------------------------------------------------------
 
 
-def _facts_at_once(path: Any, follow: bool, meter: Any) -> Any:
+def _facts_at_once(path: Any, follow: bool, meter: Any, cost: int = STAT_COST_BYTES) -> Any:
     """An os.stat_result, None for an error that the call will raise at once, or `NOT_SERVED`.
 
-    :param meter: None: see whether the call is admitted
+    :param meter: None: see whether the call is admitted, at this cost
     """
     if meter is None:
         try:
-            return stat_quick(path, follow, STAT_COST_BYTES) or NOT_SERVED
+            return stat_quick(path, follow, cost) or NOT_SERVED
         except OSError:
             return None
         except UnicodeError:
@@ -187,7 +195,7 @@ def _lookup(call: Call, meter: Any) -> Any:
         text = os.path.join(directory, path)
         if len(text) > LOOKUP_LENGTH_MAX or text.count(os.sep) > LOOKUP_DEPTH_MAX:
             return NOT_SERVED
-        found = _facts_at_once(text, True, meter)
+        found = _facts_at_once(text, True, meter, LOOKUP_COST_BYTES)
         if found is NOT_SERVED:
             return NOT_SERVED
         # An error does not say on what file system, and Starlette asks for more than the walk
@@ -428,7 +436,7 @@ def _anything(mode: int) -> bool:
 STAT: Final = _stat(follows=True)
 LSTAT: Final = _stat(follows=False)
 OPEN: Final = Service(_open_at_once, _open_waiting, OPEN_COST_BYTES)
-LOOKUP: Final = Service(_lookup, cost=LOOKUP_COST_BYTES)
+LOOKUP: Final = Service(_lookup, cost=LOOKUP_COST_BYTES, quick=_lookup)
 UNLINK: Final = _on_path(lambda paths, path: paths.unlink(path, None))
 RMDIR: Final = _on_path(lambda paths, path: paths.rmdir(path, None))
 OF_OS: Final = {

@@ -34,8 +34,8 @@ class Swap:
     :param name: what it is called in messages
     :param function: whose body is to be swapped
     :param implementation: what the other body calls, with the same arguments.  It may take more,
-        optional ones, and of a coroutine function it is one, of an asynchronous generator function
-        it returns an asynchronous iterator with ``aclose``
+        optional ones, and of a coroutine function it is one, or wraps one; of an asynchronous
+        generator function it returns an asynchronous iterator with ``aclose``
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Swap:
         if function.__code__.co_flags & _KINDS not in _CALLS:
             return f"{self.name} is a generator"
         is_async = inspect.iscoroutinefunction(function)
-        if is_async != inspect.iscoroutinefunction(self.implementation):
+        if is_async != inspect.iscoroutinefunction(inspect.unwrap(self.implementation)):
             return f"{self.name} is {'a' if is_async else 'no'} coroutine function"
         theirs = inspect.signature(function).parameters
         ours = inspect.signature(self.implementation).parameters

@@ -182,7 +182,7 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
     mode_place = names.index("mode") if "mode" in names else len(names)
 
     @wraps(function)
-    async def telling(*arguments: Any, **options: Any) -> Any:
+    def telling(*arguments: Any, **options: Any) -> Any:
         mode = arguments[mode_place] if len(arguments) > mode_place else options.get("mode")
         if not isinstance(mode, str) or "b" not in mode:
             if len(arguments) > place:
@@ -190,6 +190,6 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
                 arguments = (*arguments[:place], encoding, *arguments[place + 1 :])
             else:
                 options["encoding"] = io.text_encoding(options.get("encoding"), 3)
-        return await function(*arguments, **options)
+        return function(*arguments, **options)
 
     return telling
