@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import subprocess
 import sys
@@ -235,9 +236,23 @@ def _let(participant: Participant, row: Row, material: Material, found: Measured
         found.tiers[key][tier] = found.tiers[key].get(tier, 0) + count
 
 
+def forget(paths: list[Path]) -> None:
+    """Have the files cold: their pages, and, as root, all that the kernel has cached."""
+    for path in paths:
+        drop(path)
+    if os.geteuid() == 0:
+        try:
+            Path("/proc/sys/vm/drop_caches").write_text("3")
+        except OSError:  # a container's
+            return
+
+
 def _prepare(row: Row, material: Material) -> float | None:
     """Have the file cold where it is to be; the share of it that is in memory all the same."""
     if not row.cold:
+        return None
+    if row.forget:
+        forget(material.small)
         return None
     drop(material.large)
     return cached_share(material.large)

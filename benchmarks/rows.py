@@ -18,7 +18,8 @@ ANYIO_LEAST = 0.95
 
 Kind = Literal[
     "pread", "read", "seek_read", "readline", "write", "append", "small",
-    "whole", "whole_batch", "stat", "stat_batch", "iterdir",
+    "whole", "whole_batch", "stat", "stat_batch", "iterdir", "walk", "copy_tree", "remove_tree",
+    "direct", "direct_batch", "write_behind",
 ]  # fmt: skip
 
 
@@ -29,6 +30,8 @@ class Row:
     :ivar size: bytes of one operation
     :ivar buffering: as for open()
     :ivar files: how many files are appended to
+    :ivar cold: what is read is not in memory; with `forget` neither are the inodes
+    :ivar least: operations that one measurement does at least
     :ivar synced: what was written is on the disk at the end of the measurement
     :ivar most: operations that one measurement does at most
     :ivar target: the share of synchronous Python's rate that is aimed at, on asyncio and uvloop
@@ -43,7 +46,9 @@ class Row:
     files: int = 1
     buffering: int = -1
     cold: bool = False
+    forget: bool = False
     synced: bool = False
+    least: int = 1
     most: int = 200_000
     target: float | None = None
     target_trio: float | None = None
@@ -204,7 +209,8 @@ ROWS = {
             target=1.0,
             target_trio=0.75,
         ),
-        # The last five: a loop of os.open, os.read, os.close; of os.stat; of os.scandir
+        # From here on sync is a loop of os.open, os.read, os.close; of os.stat; of os.scandir; is
+        # os.walk, shutil.copytree, shutil.rmtree
         Row(
             key="read_bytes_128",
             title="Path.read_bytes of small files, 128 tasks",
@@ -244,6 +250,66 @@ ROWS = {
             target=0.5,
             target_trio=0.5,
         ),
+        Row(
+            key="walk",
+            title="Path.walk, entries of a tree",
+            kind="walk",
+            target=0.5,
+            target_trio=0.5,
+        ),
+        Row(
+            key="cold_files",
+            title="read_files of small files, cold",
+            kind="whole_batch",
+            tasks=128,
+            cold=True,
+            forget=True,
+            most=2000,
+            target=3.0,
+            target_trio=3.0,
+        ),
+        Row(
+            key="copy_tree",
+            title="copy_tree, files",
+            kind="copy_tree",
+            least=10_000,
+            most=10_000,
+            target=1.0,
+            target_trio=1.0,
+        ),
+        Row(
+            key="remove_tree",
+            title="remove_tree, files",
+            kind="remove_tree",
+            least=10_000,
+            most=10_000,
+            target=1.0,
+            target_trio=1.0,
+        ),
+        # What follows is past the page cache, or opted in
+        Row(
+            key="direct_128",
+            title="O_DIRECT 4 KiB pread, 128 tasks",
+            kind="direct",
+            tasks=128,
+            target=2.5,
+            target_trio=1.4,
+        ),
+        Row(
+            key="pread_many",
+            title="O_DIRECT 4 KiB pread_many, 128 in flight",
+            kind="direct_batch",
+            tasks=128,
+        ),
+        Row(
+            key="write_behind",
+            title="buffered write, 64 KiB, sequential, write_behind",
+            kind="write_behind",
+            size=64 << 10,
+            most=1024,
+            target=0.7,
+            target_trio=0.7,
+        ),
     )
 }
 
@@ -273,6 +339,7 @@ QUICK = Amounts(
 )
 # A file has no more names than this.
 LINKS_MAX = 50_000
+FOLDER_FILES = 100
 
 
 class Material:
@@ -286,6 +353,8 @@ class Material:
         self.written = folder / "written"
         self.appended = [folder / f"appended-{index:02}" for index in range(16)]
         self.big = folder / "big"
+        self.tree = folder / "tree"
+        self.copy = folder / "copy"
         self.small = [folder / "small" / f"{index:04}" for index in range(amounts.small_files)]
 
     def write(self) -> None:
@@ -310,6 +379,12 @@ class Material:
                 os.link(self.big / f"{index - index % LINKS_MAX:06}", path)
             else:
                 path.touch()
+        for number in range(self.amounts.entries // FOLDER_FILES):
+            folder = self.tree / f"{number // 10:03}" / f"{number % 10}"
+            folder.mkdir(parents=True)
+            (folder / "00").touch()
+            for index in range(1, FOLDER_FILES):
+                os.link(folder / "00", folder / f"{index:02}")
         os.sync()
 
     def small_content(self, index: int) -> bytes:
@@ -324,6 +399,8 @@ class Material:
 
     def most(self, row: Row) -> int:
         """Operations of one measurement: what is cold can be read but once."""
+        if row.kind in ("copy_tree", "remove_tree") or row.forget:
+            return min(row.most, self.amounts.small_files)
         return min(row.most, self.amounts.large_bytes // row.size) if row.cold else row.most
 
     def check_page(self, offset: int, data: bytes) -> None:
@@ -340,6 +417,11 @@ class Material:
     def check_small(self, index: int, data: bytes) -> None:
         if data != self.small_content(index):
             raise MismatchError(f"{self.small[index]}: not what was written")
+
+    def check_copy(self) -> None:
+        for index, path in enumerate(self.small):
+            if (self.copy / path.name).read_bytes() != self.small_content(index):
+                raise MismatchError(f"{self.copy / path.name}: not what was written")
 
     def check_written(self, path: Path, size: int, last: bytes) -> None:
         found = path.stat().st_size

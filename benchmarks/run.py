@@ -204,8 +204,12 @@ class Run:
                 material.write()
                 for key in self._arguments.rows:
                     row = ROWS[key]
-                    if row.cold and info.file_system in ("tmpfs", "ramfs"):
+                    in_memory = info.file_system in ("tmpfs", "ramfs")
+                    if in_memory and (row.cold or row.kind.startswith("direct")):
                         self.missing.append(f"{place}, {row.title}: it is all memory")
+                        continue
+                    if row.kind == "walk" and not hasattr(anyio_uring.Path, "walk"):
+                        self.missing.append(f"{row.title}: Path.walk is new in Python 3.12")
                         continue
                     for host in self._hosts:
                         self._measure_cell(row, host, material, place)

@@ -27,10 +27,9 @@ import anyio_uring
 import load
 import places
 import serving_report
-from anyio_uring._bench_material import drop
-from cell import Ratio, cannot_block, filtered
+from cell import Ratio, cannot_block, filtered, forget
 from run import FAILED, INTERRUPTED, OK, TERMINATED, TerminatedError, several
-from serving_app import STACKS
+from serving_app import BLOB_BYTES, STACKS
 
 CONNECTIONS = 64
 SIZES = {"4KiB": 4 << 10, "64KiB": 64 << 10, "10MiB": 10 << 20}
@@ -40,7 +39,8 @@ VARIANTS = ("plain", "install", *(["to_thread"] if TO_THREAD else []), "direct")
 # Of install the share of plain, of the others that of direct
 AIMS = {("install", "4KiB"): 1.5, ("to_thread", ""): 0.9, ("blocked", ""): 0.8}
 # Cold files are asked for by so many connections, while one asks for memory now and then.
-COLD_CONNECTIONS, COLD_BYTES, PACE_SECONDS = 16, 256 << 10, 0.004
+COLD_CONNECTIONS, PACE_SECONDS = 16, 0.004
+COLD_PACE_SECONDS = 0.01
 START_SECONDS_MAX = 30.0
 TIERS = ("now", "ring", "thread")
 
@@ -113,11 +113,53 @@ def servers(keys: list[str], stack: str, folder: Path) -> Iterator[list[Server]]
         yield crew
 
 
-def turns(crew: list[Server], rounds: int) -> Iterator[Server]:
-    """Each once a round, in an order that rotates."""
-    for turn in range(rounds):
-        first = turn % len(crew)
-        yield from crew[first:] + crew[:first]
+def turn(crew: list[Server], number: int) -> list[Server]:
+    """The order of a round: each once, another first each time."""
+    first = number % len(crew)
+    return crew[first:] + crew[:first]
+
+
+class Cell:
+    """One line of the table for each way to serve."""
+
+    def __init__(self, stack: str, route: str, title: str, keys: list[str]) -> None:
+        self.stack, self.route, self.title = stack, route, title
+        self.path = f"/{route}/{title}"
+        self.failed = False
+        self._rates: dict[str, list[float]] = {key: [] for key in keys}
+        self._p99s: dict[str, list[float]] = {key: [] for key in keys}
+        self._tiers = {key: dict.fromkeys(TIERS, 0) for key in keys}
+
+    def add(self, key: str, found: dict[str, Any], answer_bytes: int) -> None:
+        # By bytes: many big answers are not complete when the time is over
+        self._rates[key].append(found["bytes"] / answer_bytes / found["seconds"])
+        self._p99s[key].append(found["p99"])
+
+    def tell(self, key: str, before: dict[str, int], after: dict[str, int]) -> None:
+        for tier in TIERS:
+            self._tiers[key][tier] += after[tier] - before[tier]
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        for key, rates in () if self.failed else self._rates.items():
+            to_plain = Ratio.of(rates, self._rates["plain"])
+            to_direct = Ratio.of(rates, self._rates["direct"])
+            aim = AIMS.get((key, self.title)) or AIMS.get((key, ""))
+            ratio = to_plain if key == "install" else to_direct
+            yield {
+                "stack": self.stack,
+                "route": self.route,
+                "size": self.title,
+                "participant": key,
+                "rate": median(rates),
+                "rates": rates,
+                "p99": median(self._p99s[key]),
+                "p99s": self._p99s[key],
+                "to_plain": [to_plain.middle, to_plain.least, to_plain.greatest],
+                "to_direct": [to_direct.middle, to_direct.least, to_direct.greatest],
+                "aim": aim,
+                "reached": ratio.verdict(aim),
+                "tiers": self._tiers[key],
+            }
 
 
 class Run:
@@ -134,75 +176,59 @@ class Run:
 
     def _load(self, server: Server, path: str) -> dict[str, Any]:
         seconds = self._arguments.seconds
+        options = ("--connections", CONNECTIONS, "--seconds", seconds)
+        found = ours = load.by_ourselves(server.port, path, *options)
         if self._wrk:
             found = load.by_wrk(server.port, path, connections=CONNECTIONS, seconds=seconds)
-        else:
-            options = ("--connections", CONNECTIONS, "--seconds", seconds)
-            found = load.by_ourselves(server.port, path, *options)
         if found["errors"] or not found["bytes"]:
             raise OSError(f"{server.key}: {path}: {found}")
-        return found
+        # wrk counts among the latencies how long a connection waits to be accepted, and a long one
+        # several times over
+        return {**found, "p99": ours["p99"]}
 
     # -- cached ---------------------------------------------------------------------------------
 
     def measure_cached(self) -> None:
-        contents = {}
-        for title in self._arguments.sizes:
-            contents[title] = os.urandom(SIZES[title])
-            (self._folder / title).write_bytes(contents[title])
+        chosen = self._arguments
+        contents = {title: os.urandom(SIZES[title]) for title in chosen.sizes}
+        for title, content in contents.items():
+            (self._folder / title).write_bytes(content)
         os.sync()
-        for stack in self._arguments.stacks:
-            with servers(self.keys, stack, self._folder) as crew:
-                for route in self._arguments.routes:
-                    for title in self._arguments.sizes:
-                        self._measure_cell(crew, stack, route, title, contents[title])
+        for stack in chosen.stacks:
+            cells = [
+                Cell(stack, route, title, self.keys)
+                for route in chosen.routes
+                for title in chosen.sizes
+            ]
+            for number in range(chosen.rounds):
+                # New ones each time: what a process has in memory where is worth up to 10%, by luck
+                with servers(self.keys, stack, self._folder) as crew:
+                    for cell in cells:
+                        self._measure_cell(crew, number, cell, contents[cell.title])
+            for cell in cells:
+                for line in cell.lines():
+                    self._add(**line)
 
-    def _measure_cell(
-        self, crew: list[Server], stack: str, route: str, title: str, content: bytes
-    ) -> None:
-        path = f"/{route}/{title}"
-        rates: dict[str, list[float]] = {server.key: [] for server in crew}
-        p99s: dict[str, list[float]] = {server.key: [] for server in crew}
-        tiers: dict[str, dict[str, int]] = {}
+    def _measure_cell(self, crew: list[Server], number: int, cell: Cell, content: bytes) -> None:
+        """One round of it."""
+        if cell.failed:
+            return
+        before: dict[str, dict[str, int]] = {}
         answer_bytes = 0
         try:
             for server in crew:
                 for _ in range(20):
-                    body, answer_bytes = server.ask(path)
+                    body, answer_bytes = server.ask(cell.path)
                     if body != content:
-                        raise OSError(f"{server.key}: {path}: not what was written")
-                tiers[server.key] = server.tiers()
-            for server in turns(crew, self._arguments.rounds):
-                found = self._load(server, path)
-                # By bytes: many big answers are not complete when the time is over
-                rates[server.key].append(found["bytes"] / answer_bytes / found["seconds"])
-                p99s[server.key].append(found["p99"])
+                        raise OSError(f"{server.key}: {cell.path}: not what was written")
+                before[server.key] = server.tiers()
+            for server in turn(crew, number):
+                cell.add(server.key, self._load(server, cell.path), answer_bytes)
             for server in crew:
-                before, after = tiers[server.key], server.tiers()
-                tiers[server.key] = {tier: after[tier] - before[tier] for tier in TIERS}
+                cell.tell(server.key, before[server.key], server.tiers())
         except OSError as error:
-            self._fail(f"{stack}, {route}, {title}: {error}")
-            return
-        for key in self.keys:
-            to_plain = Ratio.of(rates[key], rates["plain"])
-            to_direct = Ratio.of(rates[key], rates["direct"])
-            aim = AIMS.get((key, title)) or AIMS.get((key, ""))
-            ratio = to_plain if key == "install" else to_direct
-            self._add(
-                stack=stack,
-                route=route,
-                size=title,
-                participant=key,
-                rate=median(rates[key]),
-                rates=rates[key],
-                p99=median(p99s[key]),
-                p99s=p99s[key],
-                to_plain=[to_plain.middle, to_plain.least, to_plain.greatest],
-                to_direct=[to_direct.middle, to_direct.least, to_direct.greatest],
-                aim=aim,
-                reached=ratio.verdict(aim),
-                tiers=tiers[key],
-            )
+            cell.failed = True
+            self._fail(f"{cell.stack}, {cell.route}, {cell.title}: {error}")
 
     # -- cold -----------------------------------------------------------------------------------
 
@@ -210,42 +236,58 @@ class Run:
         count = 40 if self._arguments.quick else 400
         paths = [self._folder / f"cold{number}" for number in range(count)]
         for path in paths:
-            path.write_bytes(os.urandom(COLD_BYTES))
+            path.write_bytes(os.urandom(BLOB_BYTES))
         os.sync()
         for stack in self._arguments.stacks:
             try:
-                with servers(self.keys, stack, self._folder) as crew:
-                    self._measure_cold_cell(crew, stack, paths)
+                self._measure_cold_cell(stack, paths)
             except OSError as error:
                 self._fail(f"{stack}, cold: {error}")
 
-    def _measure_cold_cell(self, crew: list[Server], stack: str, paths: list[Path]) -> None:
-        before = {server.key: server.tiers() for server in crew}
+    def _measure_cold_cell(self, stack: str, paths: list[Path]) -> None:
         idle: dict[str, list[float]] = {key: [] for key in self.keys}
         busy: dict[str, list[float]] = {key: [] for key in self.keys}
+        without: dict[str, list[float]] = {key: [] for key in self.keys}
         rates: dict[str, list[float]] = {key: [] for key in self.keys}
-        for server in turns(crew, self._arguments.rounds):
-            with Probe(server) as probe:
-                time.sleep(self._arguments.seconds)
-            idle[server.key].append(probe.p99)
-            forget(paths)
-            with Probe(server) as probe:
-                options = ("--connections", COLD_CONNECTIONS, "--count", len(paths))
-                found = load.by_ourselves(server.port, "/files/cold{}", *options)
-            busy[server.key].append(probe.p99)
-            rates[server.key].append(found["requests"] / found["seconds"])
-        for server in crew:
-            key, after = server.key, server.tiers()
-            ratio = Ratio.of(busy[key], idle[key])
+        tiers = {key: dict.fromkeys(TIERS, 0) for key in self.keys}
+        for number in range(self._arguments.rounds):
+            with servers(self.keys, stack, self._folder) as crew:
+                for server in turn(crew, number):
+                    key, before = server.key, server.tiers()
+                    with Probe(server) as probe:
+                        time.sleep(self._arguments.seconds)
+                    idle[key].append(probe.p99)
+                    without[key].append(self._busy(server, "/blob/{}", len(paths))[0])
+                    forget(paths)
+                    p99, rate = self._busy(server, "/files/cold{}", len(paths))
+                    busy[key].append(p99)
+                    rates[key].append(rate)
+                    for tier, count in server.tiers().items():
+                        tiers[key][tier] += count - before[tier]
+        for key in self.keys:
+            ratio, ratio_without = Ratio.of(busy[key], idle[key]), Ratio.of(without[key], idle[key])
             self._add(
                 stack=stack,
                 participant=key,
                 rate=median(rates[key]),
                 idle=median(idle[key]),
                 busy=median(busy[key]),
+                without=median(without[key]),
                 to_idle=[ratio.middle, ratio.least, ratio.greatest],
-                tiers={tier: after[tier] - before[key][tier] for tier in TIERS},
+                without_to_idle=[ratio_without.middle, ratio_without.least, ratio_without.greatest],
+                tiers=tiers[key],
             )
+
+    def _busy(self, server: Server, path: str, count: int) -> tuple[float, float]:
+        """What the probe finds while so many big answers are asked for, and how many a second."""
+        with Probe(server) as probe:
+            found = load.by_ourselves(
+                server.port,
+                path,
+                *("--connections", COLD_CONNECTIONS, "--count", count),
+                *("--pace", self._arguments.cold_pace),
+            )
+        return probe.p99, found["requests"] / found["seconds"]
 
     # -- the report -----------------------------------------------------------------------------
 
@@ -276,6 +318,7 @@ class Run:
             "reason": info.reason,
             "load": "wrk" if self._wrk else "benchmarks/load.py",
             "cold": self._arguments.cold,
+            "cold_pace": self._arguments.cold_pace,
             "rounds": self._arguments.rounds,
             "seconds_each": self._arguments.seconds,
             "lines": self.lines,
@@ -313,17 +356,6 @@ class Probe:
         self.p99 = json.loads(out)["p99"]
 
 
-def forget(paths: list[Path]) -> None:
-    """Have the files cold: their pages, and, as root, all that the kernel has cached."""
-    for path in paths:
-        drop(path)
-    if os.geteuid() == 0:
-        try:
-            Path("/proc/sys/vm/drop_caches").write_text("3")
-        except OSError:  # a container's
-            return
-
-
 def arguments_of(command: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", nargs="?", type=Path, default=Path(), metavar="DIR")
@@ -337,6 +369,13 @@ def arguments_of(command: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="files that are not in memory, and how long a route that needs none takes meanwhile; "
         "as root, the kernel's caches are dropped",
+    )
+    parser.add_argument(
+        "--cold-pace",
+        type=float,
+        default=COLD_PACE_SECONDS,
+        metavar="S",
+        help="rest between two requests for cold files (default: %(default)s; 0: none)",
     )
     parser.add_argument("--stacks", type=several(tuple(STACKS)), default=list(STACKS))
     parser.add_argument("--sizes", type=several(tuple(SIZES)), default=list(SIZES))

@@ -26,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 
 import anyio_uring
 
+BLOB_BYTES = 256 << 10
 STACKS = {
     "h11": {"loop": "asyncio", "http": "h11"},
     "httptools": {"loop": "uvloop", "http": "httptools"},
@@ -71,11 +72,16 @@ def choose(variant: str) -> None:
 
 
 def application(folder: Path) -> Starlette:
+    content = bytes(BLOB_BYTES)
+
     async def file(request: Request) -> Response:
         return FileResponse(folder / request.path_params["name"])
 
     async def memory(request: Request) -> Response:
         return PlainTextResponse("in memory")
+
+    async def blob(request: Request) -> Response:
+        return Response(content)
 
     async def statistics(request: Request) -> Response:
         found = anyio_uring.statistics()
@@ -88,6 +94,7 @@ def application(folder: Path) -> Starlette:
         routes=[
             Route("/files/{name}", file),
             Route("/memory", memory),
+            Route("/blob/{name}", blob),
             Route("/statistics", statistics),
             Mount("/static", StaticFiles(directory=folder)),
         ]

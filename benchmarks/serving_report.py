@@ -26,6 +26,7 @@ COLD = {
     "p99 ms, idle": "--:",
     "p99 ms, busy": "--:",
     "busy/idle": "--:",
+    "from memory": "--:",
     "served by": "---",
 }
 
@@ -45,6 +46,7 @@ def cells(line: dict[str, Any]) -> list[str]:
             f"{line['idle'] * 1e3:.2f}",
             f"{line['busy'] * 1e3:.2f}",
             _ratio(line["to_idle"]),
+            _ratio(line["without_to_idle"]),
             line["served_by"],
         ]
     return [
@@ -64,7 +66,7 @@ def cells(line: dict[str, Any]) -> list[str]:
 
 def terminal(line: dict[str, Any]) -> str:
     heads = COLD if "idle" in line else CACHED
-    widths = (max(len(head), 18 if head.startswith(("/", "busy")) else 9) for head in heads)
+    widths = (max(len(head), 18 if head.startswith(("/", "busy", "from")) else 9) for head in heads)
     pairs = zip(cells(line), widths, strict=True)
     return " ".join(f"{cell:>{width}}" for cell, width in pairs)
 
