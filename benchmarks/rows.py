@@ -369,9 +369,7 @@ class Material:
                 b"%08d %s\n" % (index, b"x" * numbers.randrange(110))
                 for index in range(self.amounts.large_bytes // 8 // 64)
             )
-        self.small[0].parent.mkdir()
-        for index, path in enumerate(self.small):
-            path.write_bytes(self.small_content(index))
+        self.write_small()
         self.big.mkdir()
         for index in range(self.amounts.entries):
             path = self.big / f"{index:06}"
@@ -386,6 +384,11 @@ class Material:
             for index in range(1, FOLDER_FILES):
                 os.link(folder / "00", folder / f"{index:02}")
         os.sync()
+
+    def write_small(self) -> None:
+        self.small[0].parent.mkdir()
+        for index, path in enumerate(self.small):
+            path.write_bytes(self.small_content(index))
 
     def small_content(self, index: int) -> bytes:
         return self.content.page(index)[: 512 + index * 997 % 3584]

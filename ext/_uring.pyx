@@ -2309,6 +2309,28 @@ def stat_quick(path, bint follow, Py_ssize_t cost):
     return path_outcome(stat_now(encoded, follow, meter), path, cost, meter)
 
 
+def seen_quick(path, Py_ssize_t cost):
+    """Whether `stat_quick` has an answer, for who only wants to know what is in memory."""
+    cdef au_statx facts
+    cdef Meter meter = recent      # (as above)
+    cdef bytes encoded = encoded_path(path, cost, meter)
+    cdef long fd = -1
+    if encoded is None:
+        return False
+    if meter.enabled:
+        fd = probe_path(encoded, True, &facts)
+    if fd >= 0:
+        try:
+            mount = mount_facts(fd, &facts)
+        finally:
+            au_close(fd)
+        if mount[2] or mount[1] == _NOW_RESIDENT:
+            meter.hits += 1
+            return True
+    meter.refund(cost)
+    return False
+
+
 def read_quick(path, Py_ssize_t cost):
     """`read_path_now` for the loop that runs the current task; None: go the long way."""
     cdef Meter meter = recent      # (as above)

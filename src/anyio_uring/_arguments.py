@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from operator import index
 from typing import Any
+
+# What `install` swaps in calls itself by such a file name.
+SWAPPED = "<anyio_uring.install: "
 
 
 def as_size(size: Any) -> int:
@@ -79,3 +83,13 @@ def _as_bytes(view: memoryview) -> memoryview:
     if not view.c_contiguous:
         raise BufferError("memoryview: underlying buffer is not C-contiguous")
     return view.cast("B") if view.nbytes else memoryview(bytearray())
+
+
+def text_encoding(encoding: str | None, stacklevel: int = 2) -> str:
+    """As `io.text_encoding`, which tells the line that called our caller of a missing encoding;
+    what `install` has put between the two does not count.
+    """
+    if encoding is None and sys.flags.warn_default_encoding:
+        caller = sys._getframe(stacklevel)
+        stacklevel += caller.f_code.co_filename.startswith(SWAPPED)
+    return io.text_encoding(encoding, stacklevel + 1)

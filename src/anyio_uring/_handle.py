@@ -31,6 +31,7 @@ __all__ = [
     "read_path_now",
     "read_quick",
     "remember",
+    "seen_quick",
     "stat_now",
     "stat_quick",
 ]
@@ -207,6 +208,10 @@ def _stat_quick_portably(path: object, follow: bool, cost: int) -> Any:
     return None
 
 
+def _seen_quick_portably(path: object, cost: int) -> bool:
+    return False
+
+
 def _read_quick_portably(path: object, cost: int) -> Any:
     return None
 
@@ -242,6 +247,7 @@ if TYPE_CHECKING or COMPILED:
         read_path_now,
         read_quick,
         remember,
+        seen_quick,
         stat_now,
         stat_quick,
     )
@@ -257,6 +263,7 @@ else:
     stat_now = _stat_portably
     read_path_now = _read_path_portably
     stat_quick = _stat_quick_portably
+    seen_quick = _seen_quick_portably
     read_quick = _read_quick_portably
     admitted = _admit_portably
     open_quick = _open_quick_portably

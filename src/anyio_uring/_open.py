@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pathlib
 import stat
 import sys
 import warnings
@@ -15,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, AnyStr, TypeAlias, overload
 import anyio
 from anyio import CapacityLimiter
 
+from ._arguments import text_encoding
 from ._buffered import BufferedFile
 from ._direct import O_DIRECT, BlockGuard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
@@ -40,6 +42,8 @@ OPEN_COST_BYTES = 128 << 10
 DIRECT_BUFFER_BYTES = 64 << 10
 # As `open_now` reports an error of the path walk
 WALK_ERROR_BASE = -4096
+PATH: Any = type(pathlib.Path())
+READING = parse_mode("rb")
 
 
 @overload
@@ -158,6 +162,48 @@ async def open_file(
     return as_text(opened, mode, buffering, encoding, errors, newline)
 
 
+def open_quickly(
+    file: Any,
+    mode: Any = "r",
+    buffering: Any = -1,
+    encoding: Any = None,
+    errors: Any = None,
+    newline: Any = None,
+    closefd: Any = True,
+    opener: Any = None,
+    *,
+    limiter: Any = None,
+) -> AsyncFile[bytes] | None:
+    """The commonest call, for a file that can be opened at once; else None, and nothing has
+    happened.  A busy server is spared the way through all the checks.
+    """
+    if mode != "rb" or type(buffering) is not int or buffering != -1 or not closefd:
+        return None
+    if encoding is not None or errors is not None or newline is not None:
+        return None
+    if opener is not None or limiter is not None:
+        return None
+    path = str(file) if type(file) is PATH else file
+    meter = admitted(OPEN_COST_BYTES)
+    if meter is None:
+        return None
+    try:
+        handle = open_quick(path, READING.flags, OPEN_COST_BYTES, meter)
+    except OSError:
+        sys.audit("open", path, READING.audit_name, READING.flags)
+        raise
+    if handle is None:
+        return None
+    opened = BufferedFile(handle, path, READING.raw_name, None, default_buffer_size(handle.blksize))
+    try:
+        # It comes late; nothing has happened yet that could be seen
+        sys.audit("open", path, READING.audit_name, READING.flags)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
 def _direct_mode(mode: Mode) -> Mode:
     if not mode.binary:
         raise ValueError("direct I/O is for binary modes")
@@ -259,7 +305,7 @@ def as_text(
 
         line_buffering = buffering == 1 or (buffering < 0 and file.isatty())
         # A warning about a missing encoding points at the caller of `open_file`
-        encoding = io.text_encoding(encoding, 3)
+        encoding = text_encoding(encoding, 3)
         return (kind or TextFile)(file, mode, Coding(encoding, errors, newline, line_buffering))
     except BaseException:
         file.close()

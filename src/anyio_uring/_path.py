@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 import stat
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import anyio
 
 from . import _path_jobs
+from ._arguments import text_encoding
 from ._entries import Children, names
 from ._handle import read_quick, stat_quick
 from ._listing import Listing
@@ -191,7 +191,7 @@ class Path(anyio.Path):
     ) -> AsyncFile[Any]:
         """Open the file, as :func:`anyio_uring.open_file`."""
         if "b" not in mode:
-            encoding = io.text_encoding(encoding)
+            encoding = text_encoding(encoding)
         limiter = self._limiter
         return await open_file(
             str(self._path),
@@ -223,7 +223,7 @@ class Path(anyio.Path):
 
         :raises UnicodeError: it is none in this encoding
         """
-        encoding = io.text_encoding(encoding)
+        encoding = text_encoding(encoding)
         path, limiter = str(self._path), self._limiter
         return await _path_jobs.read_text(path, encoding, errors, newline, limiter)
 
@@ -244,7 +244,7 @@ class Path(anyio.Path):
 
         :raises TypeError: `data` is no string
         """
-        encoding = io.text_encoding(encoding)
+        encoding = text_encoding(encoding)
         path, limiter = str(self._path), self._limiter
         return await _path_jobs.write_text(path, data, encoding, errors, newline, limiter)
 

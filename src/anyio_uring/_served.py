@@ -28,7 +28,7 @@ from ._hop import Act
 from ._ops import Job
 from ._runtime import Runtime, current_runtime
 from ._served_files import KINDS, PROOFS, SETTLING, SPOOLED, FileCall, Known, file_call
-from ._served_paths import LOOKUP, NOT_SERVED, OF_OS, OF_PATHS, OPEN, PATHS, Call, Service
+from ._served_paths import LOOKUP, NOT_SERVED, OF_OS, OF_PATHS, OPEN, PATHS, Call, Quick, Service
 
 # -- the table ------------------------------------------------------------------------------------
 
@@ -43,6 +43,11 @@ OF_PATH_CLASS: Final[dict[Any, Service]] = {
     function: service
     for name, service in OF_PATHS.items()
     if type(function := getattr(pathlib.Path, name)) is FunctionType
+}
+QUICK: Final[dict[Any, Quick]] = {
+    function: service.quick
+    for function, service in (SERVED | OF_PATH_CLASS).items()
+    if service.quick is not None
 }
 # What Starlette's method may ask for: if there is more in it, it may wait for something else.
 LOOKUP_NAMES: Final = frozenset(
@@ -96,6 +101,31 @@ def _find(
     return None
 
 
+def quickly(
+    func: Any,
+    *args: Any,
+    abandon_on_cancel: bool = False,
+    cancellable: bool | None = None,
+    limiter: CapacityLimiter | None = None,
+) -> Any:
+    """The result of a call as most are, if it is at hand; else None, and nothing has happened."""
+    if cancellable is not None or limiter is not None:
+        return None
+    quick = None
+    kind = type(func)
+    if kind is BuiltinFunctionType:
+        quick = QUICK.get(func)
+    elif kind is MethodType:
+        func, args = func.__func__, (func.__self__, *args)
+        if type(func) is not FunctionType:
+            return None
+        if func.__code__ is _lookup_code:
+            quick = LOOKUP.quick
+        elif type(args[0]) is PATHS[0]:
+            quick = QUICK.get(func)
+    return None if quick is None else quick(func, args)
+
+
 _lookup_code: CodeType | None = None  # the last that was one: to look it through takes 1 us
 
 
@@ -134,10 +164,6 @@ def serving(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[
             found = _find(func, args, {})
         if found is None:
             return await original(func, *args, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
-        if limiter is None and isinstance(found, tuple) and found[0].quick is not None:
-            result = found[0].quick(found[1], None)
-            if result is not NOT_SERVED:
-                return result
         in_thread = partial(original, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
         try:
             runtime = current_runtime()

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
-from ._handle import open_now, read_path_now, stat_now, stat_quick
+from ._handle import open_now, read_path_now, seen_quick, stat_now, stat_quick
 from ._modes import parse_mode
 from ._open import OPEN_COST_BYTES, WALK_ERROR_BASE
 from ._ops import Opened
@@ -81,6 +81,7 @@ class Call:
 
 
 AtOnce = Callable[[Call, Any], Any]
+Quick = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
 Waiting = Callable[[Call, Runtime], "Awaitable[Any] | None"]
 
 
@@ -90,13 +91,15 @@ class Service(NamedTuple):
     :ivar at_once: its result if that needs no waiting, else `NOT_SERVED`; given the meter
     :ivar waiting: its result by another way than AnyIO's thread; or None
     :ivar cost: of `at_once`, in bytes that are copied in the same time
-    :ivar quick: the same before anything else is looked at, given no meter
+    :ivar quick: the same for a call without options, given the function and its arguments, before
+        anything else is looked at: each line that a busy server comes by costs twice what it seems.
+        Its result is never None, which says that it is not served
     """
 
     at_once: AtOnce | None = None
     waiting: Waiting | None = None
     cost: int = 0
-    quick: AtOnce | None = None
+    quick: Quick | None = None
 
 
 def path_of(value: Any) -> Any:
@@ -121,18 +124,8 @@ def encoded(path: Any) -> bytes | None:
 # -- questions ------------------------------------------------------------------------------------
 
 
-def _facts_at_once(path: Any, follow: bool, meter: Any, cost: int = STAT_COST_BYTES) -> Any:
-    """An os.stat_result, None for an error that the call will raise at once, or `NOT_SERVED`.
-
-    :param meter: None: see whether the call is admitted, at this cost
-    """
-    if meter is None:
-        try:
-            return stat_quick(path, follow, cost) or NOT_SERVED
-        except OSError:
-            return None
-        except UnicodeError:
-            return NOT_SERVED
+def _facts_at_once(path: Any, follow: bool, meter: Any) -> Any:
+    """An os.stat_result, None for an error that the call will raise at once, or `NOT_SERVED`."""
     name = encoded(path)
     found = NOT_SERVED if name is None else stat_now(name, follow, meter)
     if not isinstance(found, int):
@@ -161,7 +154,7 @@ def _stat(follows: bool) -> Service:
             return None
         return runtime.paths.stat(path, follow, None)
 
-    return Service(at_once, waiting, STAT_COST_BYTES, at_once)
+    return Service(at_once, waiting, STAT_COST_BYTES, _quickly(lambda facts: facts, follows))
 
 
 def _kind(kind: Callable[[int], bool], follow: bool = True) -> Service:
@@ -175,37 +168,72 @@ def _kind(kind: Callable[[int], bool], follow: bool = True) -> Service:
         path = call.path()
         return None if encoded(path) is None else is_kind(path, kind, follow, None)
 
-    return Service(at_once, waiting, STAT_COST_BYTES, at_once)
+    quick = _quickly(lambda facts: kind(facts.st_mode), follow)
+    return Service(at_once, waiting, STAT_COST_BYTES, quick)
+
+
+def _quickly(answer: Callable[[os.stat_result], Any], follow: bool) -> Quick:
+    def quick(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if len(args) != 1:
+            return None
+        try:
+            facts = stat_quick(path_of(args[0]), follow, STAT_COST_BYTES)
+        except OSError:
+            return function(*args)  # which raises it, or has another answer to it
+        except UnicodeError:
+            return None
+        return None if facts is None else answer(facts)
+
+    return quick
 
 
 def _lookup(call: Call, meter: Any) -> Any:
     """Starlette's own method, once the directories on the way are seen to be in memory."""
-    if len(call.args) != 2 or call.options or type(call.args[1]) is not str:
-        return NOT_SERVED
-    if _of_python() != OF_PYTHON:
+    if len(call.args) != 2 or call.options:
         return NOT_SERVED
     files, path = call.args
-    given = vars(files).get("all_directories")  # a property would be somebody else's code
-    if type(given) is not list or len(given) > LOOKUP_DIRECTORIES_MAX:
+    texts = _looked_up(files, path)
+    if texts is None:
         return NOT_SERVED
-    directories = [path_of(directory) for directory in given]
-    for number, directory in enumerate(directories, 1):
-        if not isinstance(directory, str):
-            return NOT_SERVED
-        text = os.path.join(directory, path)
-        if len(text) > LOOKUP_LENGTH_MAX or text.count(os.sep) > LOOKUP_DEPTH_MAX:
-            return NOT_SERVED
-        found = _facts_at_once(text, True, meter, LOOKUP_COST_BYTES)
+    for number, text in enumerate(texts, 1):
+        found = _facts_at_once(text, True, meter)
         if found is NOT_SERVED:
             return NOT_SERVED
         # An error does not say on what file system, and Starlette asks for more than the walk
         if found is None and not _is_seen(os.path.dirname(text), meter):
             return NOT_SERVED
         if found is not None:
-            if number < len(directories) and _may_lead_out(text, path):
+            if number < len(texts) and _may_lead_out(text, path):
                 return NOT_SERVED  # it looks into the next one, too
             break
     return call.itself()
+
+
+def _lookup_quick(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """The same for a file that is there, in a single directory."""
+    texts = _looked_up(*args) if len(args) == 2 else None
+    if texts is None or len(texts) != 1 or not seen_quick(texts[0], LOOKUP_COST_BYTES):
+        return None
+    return function(*args)
+
+
+def _looked_up(files: Any, path: Any) -> list[str] | None:
+    """What the method will ask for; None if that is unusual."""
+    given = vars(files).get("all_directories")  # a property would be somebody else's code
+    if type(path) is not str or type(given) is not list or len(given) > LOOKUP_DIRECTORIES_MAX:
+        return None
+    if _of_python() != OF_PYTHON:
+        return None
+    texts = []
+    for directory in given:
+        known = path_of(directory)
+        if not isinstance(known, str):
+            return None
+        text = os.path.join(known, path)
+        if len(text) > LOOKUP_LENGTH_MAX or text.count(os.sep) > LOOKUP_DEPTH_MAX:
+            return None
+        texts.append(text)
+    return texts
 
 
 def _is_seen(directory: str, meter: Any) -> bool:
@@ -436,7 +464,7 @@ def _anything(mode: int) -> bool:
 STAT: Final = _stat(follows=True)
 LSTAT: Final = _stat(follows=False)
 OPEN: Final = Service(_open_at_once, _open_waiting, OPEN_COST_BYTES)
-LOOKUP: Final = Service(_lookup, cost=LOOKUP_COST_BYTES, quick=_lookup)
+LOOKUP: Final = Service(_lookup, cost=LOOKUP_COST_BYTES, quick=_lookup_quick)
 UNLINK: Final = _on_path(lambda paths, path: paths.unlink(path, None))
 RMDIR: Final = _on_path(lambda paths, path: paths.rmdir(path, None))
 OF_OS: Final = {

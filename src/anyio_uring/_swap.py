@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
+from ._arguments import SWAPPED
+
 _KINDS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
 _PLACE = "anyio_uring: "  # and a name
 _CALLS = {
@@ -34,16 +36,23 @@ class Swap:
     :param name: what it is called in messages
     :param function: whose body is to be swapped
     :param implementation: what the other body calls, with the same arguments.  It may take more,
-        optional ones, and of a coroutine function it is one, or wraps one; of an asynchronous
-        generator function it returns an asynchronous iterator with ``aclose``
+        optional ones, and of a coroutine function it is one, of an asynchronous generator function
+        it returns an asynchronous iterator with ``aclose``
+    :param quick: of a coroutine function: called before it with the same arguments, without
+        waiting.  What it returns is the result, unless that is None
     """
 
     def __init__(
-        self, name: str, function: Callable[..., Any], implementation: Callable[..., Any]
+        self,
+        name: str,
+        function: Callable[..., Any],
+        implementation: Callable[..., Any],
+        quick: Callable[..., Any] | None = None,
     ) -> None:
         self.name = name
         self.function: Any = function
         self.implementation = implementation
+        self.quick = quick
         self._before: CodeType | None = None
         self._codes: dict[bool, CodeType] = {}  # with a gate or without -> the other body
 
@@ -55,7 +64,7 @@ class Swap:
         if function.__code__.co_flags & _KINDS not in _CALLS:
             return f"{self.name} is a generator"
         is_async = inspect.iscoroutinefunction(function)
-        if is_async != inspect.iscoroutinefunction(inspect.unwrap(self.implementation)):
+        if is_async != inspect.iscoroutinefunction(self.implementation):
             return f"{self.name} is {'a' if is_async else 'no'} coroutine function"
         theirs = inspect.signature(function).parameters
         ours = inspect.signature(self.implementation).parameters
@@ -80,6 +89,8 @@ class Swap:
         gated = gate is not None
         if gated not in self._codes:
             inserted: dict[str, object] = {"_implementation": self.implementation}
+            if self.quick is not None and not gated:
+                inserted["_quick"] = self.quick
             if gated:
                 original: Any = copy_of(self.function)
                 original.__code__ = self._before
@@ -126,7 +137,8 @@ def copy_of(function: Callable[..., Any]) -> Callable[..., Any]:
 def _body(old: CodeType, inserted: Mapping[str, object]) -> CodeType:
     """Code with the parameters, the kind and the free variables of the old one.
 
-    It calls ``_implementation``, or ``_original`` where there is a ``_gate`` that says no.
+    It calls ``_implementation``, or ``_original`` where there is a ``_gate`` that says no; where
+    there is a ``_quick``, that before.
     """
     names = list(old.co_varnames)
     positional, keyword = old.co_argcount, old.co_kwonlyargcount
@@ -153,17 +165,21 @@ def _body(old: CodeType, inserted: Mapping[str, object]) -> CodeType:
     if "_gate" not in inserted:
         called = "_implementation"
     call = f"{called}({', '.join(arguments)})"
+    body = _CALLS[kind].format(call=call)
+    if "_quick" in inserted:
+        quick = f"found = _quick({', '.join(arguments)})"
+        body = f"{quick}\n  if found is not None: return found\n  {body}"
     places = {f"{_PLACE}{name}": value for name, value in inserted.items()}
     lines = [
         f"def outer({', '.join(old.co_freevars)}):",
         f" {'async ' if kind else ''}def inner({', '.join(parameters)}):",
         f"  if 0: {', '.join(old.co_freevars) or None}",
         *(f"  {name} = {_PLACE + name!r}" for name in inserted),
-        f"  {_CALLS[kind].format(call=call)}",
+        f"  {body}",
         " return inner",
     ]
     found: dict[str, Any] = {}
-    filename = f"<anyio_uring.install: {old.co_qualname}>"
+    filename = f"{SWAPPED}{old.co_qualname}>"
     exec(compile("\n".join(lines), filename, "exec", dont_inherit=True), found)
     code: CodeType = found["outer"](*old.co_freevars).__code__
     return code.replace(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import io
 import re
 from collections.abc import Callable, Iterator
-from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,7 +13,8 @@ from ._swap import Swap, copy_of
 TARGETS = {"anyio": 4, "trio": 0, "to_thread": 4}
 PACKAGES = {"anyio": "anyio", "trio": "trio", "to_thread": "anyio"}
 
-Pieces = Iterator[tuple[str, Callable[..., Any], Callable[..., Any]]]
+# Of a `Swap`: name, function, implementation, perhaps what is quick
+Pieces = Iterator[tuple[Any, ...]]
 
 
 def version_of(target: str) -> str:
@@ -61,7 +59,7 @@ def _of_anyio() -> Pieces:
     import anyio
     import anyio.streams.file as streams
 
-    from ._open import open_file
+    from ._open import open_file, open_quickly
     from ._path import Path
     from ._spooled import SpooledTemporaryFile
     from ._streams import FileReadStream, FileWriteStream
@@ -73,7 +71,7 @@ def _of_anyio() -> Pieces:
         mkstemp,
     )
 
-    yield "anyio.open_file", anyio.open_file, _telling(open_file)
+    yield "anyio.open_file", anyio.open_file, open_file, open_quickly
     yield from _path_methods("anyio.Path", anyio.Path, Path)
 
     yield from _methods("anyio.TemporaryFile", anyio.TemporaryFile, TemporaryFile, "__aenter__")
@@ -140,10 +138,10 @@ def _from_path(kind: Any, ours: Any, original: Callable[..., Any]) -> Callable[.
 def _of_to_thread() -> Pieces:
     from anyio import to_thread
 
-    from ._served import serving
+    from ._served import quickly, serving
 
     function = to_thread.run_sync
-    yield "anyio.to_thread.run_sync", function, serving(copy_of(function))
+    yield "anyio.to_thread.run_sync", function, serving(copy_of(function)), quickly
 
 
 # -- Trio -----------------------------------------------------------------------------------------
@@ -154,7 +152,7 @@ def _of_trio() -> Pieces:
 
     from . import trio as ours
 
-    yield "trio.open_file", trio.open_file, _telling(ours.open_file)
+    yield "trio.open_file", trio.open_file, ours.open_file
     yield from _path_methods("trio.Path", trio.Path, ours.Path)
 
 
@@ -170,26 +168,4 @@ def _path_methods(title: str, theirs: type, ours: type) -> Pieces:
     """The methods that our class has and theirs too (it depends on the version of Python)."""
     for name, method in vars(ours).items():
         if name in vars(theirs) and not name.startswith("__"):
-            takes_encoding = name in ("open", "read_text", "write_text")
-            serving = _telling(method) if takes_encoding else method
-            yield f"{title}.{name}", vars(theirs)[name], serving
-
-
-def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but a missing encoding is told of the line that called AnyIO or Trio."""
-    names = list(inspect.signature(function).parameters)
-    place = names.index("encoding")
-    mode_place = names.index("mode") if "mode" in names else len(names)
-
-    @wraps(function)
-    def telling(*arguments: Any, **options: Any) -> Any:
-        mode = arguments[mode_place] if len(arguments) > mode_place else options.get("mode")
-        if not isinstance(mode, str) or "b" not in mode:
-            if len(arguments) > place:
-                encoding = io.text_encoding(arguments[place], 3)
-                arguments = (*arguments[:place], encoding, *arguments[place + 1 :])
-            else:
-                options["encoding"] = io.text_encoding(options.get("encoding"), 3)
-        return function(*arguments, **options)
-
-    return telling
+            yield f"{title}.{name}", vars(theirs)[name], method

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 import stat
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from . import _path_jobs
+from ._arguments import text_encoding
 from ._path_jobs import is_anything, is_kind
 from ._private import trio_path_over
 from ._whole import facts, read_whole
@@ -136,7 +136,7 @@ class Path(trio.Path):
             from .trio import open_file  # which imports this module
 
             if "b" not in str(mode):
-                encoding = io.text_encoding(encoding)
+                encoding = text_encoding(encoding)
             return await open_file(str(self), mode, buffering, encoding, errors, newline)
 
     async def read_bytes(self) -> bytes:
@@ -157,7 +157,7 @@ class Path(trio.Path):
 
         :raises UnicodeError: it is none in this encoding
         """
-        encoding = io.text_encoding(encoding)
+        encoding = text_encoding(encoding)
         await trio.lowlevel.checkpoint()
         return await _path_jobs.read_text(str(self), encoding, errors, newline, LIMITER)
 
@@ -179,7 +179,7 @@ class Path(trio.Path):
 
         :raises TypeError: `data` is no string
         """
-        encoding = io.text_encoding(encoding)
+        encoding = text_encoding(encoding)
         await trio.lowlevel.checkpoint()
         return await _path_jobs.write_text(str(self), data, encoding, errors, newline, LIMITER)
 

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast, ove
 
 import trio
 
+from ._arguments import text_encoding
 from ._buffered import BufferedFile
 from ._file import AsyncFile
 from ._open import open_file as open_anyio_file
@@ -334,7 +335,7 @@ async def open_file(
     'root'
     """
     if encoding is None and "b" not in str(mode):
-        encoding = io.text_encoding(None)  # a warning points at our caller
+        encoding = text_encoding(None)  # a warning points at our caller
     await trio.lowlevel.checkpoint()
     return TrioFile(
         await open_anyio_file(file, mode, buffering, encoding, errors, newline, closefd, opener)

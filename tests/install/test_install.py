@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import FunctionType
@@ -27,6 +27,7 @@ from tests.conftest import Tiers
 import anyio_uring
 import anyio_uring.trio
 from anyio_uring import InstallError, _install, _targets, install, statistics
+from anyio_uring._handle import COMPILED
 
 TARGETS = ["anyio", "trio"]
 CLASSES: list[Any] = [
@@ -609,6 +610,82 @@ def test_missing_encoding_is_told_of_the_line_that_called(tmp_path: Path) -> Non
         if line.startswith(f"{script}:") and "EncodingWarning" in line
     ]
     assert told == expected, done.stderr
+
+
+# -- what is opened before anything else is looked at --------------------------------------------
+
+audited: list[Any] | None = None
+
+
+def hook(event: str, args: tuple[Any, ...]) -> None:
+    if audited is None or event != "open" or args[1] is None:  # (no mode: os.open)
+        return
+    if str(args[0]).endswith(("/told", "/missing")):
+        audited.append(args)
+        if len(audited) > 3:
+            raise LookupError("not allowed")
+
+
+@pytest.fixture
+def hooked() -> Iterator[None]:
+    global audited
+    if not hook.__dict__:
+        sys.addaudithook(hook)
+        hook.__dict__["added"] = True
+    audited = []
+    yield
+    audited = None
+
+
+@pytest.mark.usefixtures("hooked")
+@pytest.mark.skipif(not COMPILED, reason="nothing is opened at once without the compiled core")
+@pytest.mark.parametrize("kind", [str, Path])
+def test_what_is_opened_at_once_is_audited_once_and_not_kept_if_refused(
+    tmp_path: Path, kind: Callable[[Path], Any]
+) -> None:
+    assert audited is not None
+    path = kind(tmp_path / "told")
+    Path(path).write_bytes(b"content")
+    audited.clear()
+    with open(path, "rb"):
+        expected = list(audited)
+
+    async def main() -> None:
+        async with await anyio.open_file(path, "rb") as file:  # the loop's first goes another way
+            assert await file.read() == b"content"
+        before = statistics().now_opened
+        async with await anyio.open_file(path, mode="rb") as file:
+            assert await file.read() == b"content"
+            assert isinstance(file, anyio.AsyncFile)
+        assert statistics().now_opened == before + 1
+        assert audited == expected * 3
+        fds = os.listdir("/proc/self/fd")
+        with pytest.raises(LookupError, match="not allowed"):
+            await anyio.open_file(path, "rb")
+        assert os.listdir("/proc/self/fd") == fds
+
+    with install(strict=True):
+        anyio.run(main)
+
+
+@pytest.mark.usefixtures("hooked")
+def test_what_cannot_be_opened_at_once_is_audited_once(tmp_path: Path) -> None:
+    assert audited is not None
+    path = tmp_path / "missing"
+    (tmp_path / "file").touch()
+
+    async def main() -> None:
+        async with await anyio.open_file(tmp_path / "file", "rb"):
+            pass
+        assert audited is not None
+        audited.clear()
+        with pytest.raises(FileNotFoundError) as caught:
+            await anyio.open_file(path, "rb")
+        assert caught.value.filename == os.fspath(path)
+        assert [args[:2] for args in audited] == [(os.fspath(path), "r")]
+
+    with install(strict=True):
+        anyio.run(main)
 
 
 def test_traceback_names_what_is_installed(tmp_path: Path) -> None:

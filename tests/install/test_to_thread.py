@@ -27,7 +27,7 @@ from tests.conftest import Tiers
 from anyio_uring import InstallError, _served_files, _targets, install, statistics
 from anyio_uring._handle import COMPILED
 from anyio_uring._runtime import current_runtime
-from anyio_uring._served import serving
+from anyio_uring._served import quickly, serving
 from anyio_uring._swap import copy_of
 
 partial = functools.partial
@@ -41,7 +41,12 @@ class Spied:
 
     def __init__(self) -> None:
         self.hopped: list[Any] = []
-        self.run_sync: Any = serving(self._original)
+        self._serving = serving(self._original)
+        self.run_sync: Any = self._run_sync
+
+    async def _run_sync(self, *args: Any, **options: Any) -> Any:
+        found = quickly(*args, **options)
+        return await self._serving(*args, **options) if found is None else found
 
     async def _original(self, func: Any, *args: Any, **options: Any) -> Any:
         self.hopped.append(func)

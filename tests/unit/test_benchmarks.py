@@ -14,11 +14,18 @@ import pytest
 from tests.support.mounts import cannot_mount
 from tests.support.seccomp import cannot_filter
 
+import anyio_uring
 from anyio_uring import _probe
+from anyio_uring._handle import COMPILED
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "run.py"
 # One of each kind
 ROWS = ["cached_1", "read_64k", "seek_read", "readline", "write_64k", "append_16", "small_1"]
+PATH_ROWS = [
+    *("read_bytes_128", "read_files", "stat_128", "stat_files", "iterdir"),
+    *("cold_files", "copy_tree", "remove_tree"),
+]
+OPTIONAL_ROWS = ["write_behind", "direct_128", "pread_many"]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
@@ -51,6 +58,34 @@ def measured(folder: Path, *arguments: object) -> dict[str, Any]:
 def test_run_quick_measures_each_kind_of_row(tmp_path: Path) -> None:
     report = measured(tmp_path, "--hosts", "asyncio", "--rows", ",".join(ROWS))
     assert [line["row"] for line in report["lines"]] == ROWS
+
+
+@pytest.mark.parametrize("rows", [PATH_ROWS, OPTIONAL_ROWS], ids=["paths", "options"])
+def test_run_quick_measures_paths_and_what_is_opted_in(tmp_path: Path, rows: list[str]) -> None:
+    report = measured(tmp_path, "--hosts", "asyncio", "--rows", ",".join(rows))
+    in_memory = report["places"]["here"].startswith("tmpfs")
+    known = {"cold_files", "direct_128", "pread_many"} if in_memory else set()
+    assert [line["row"] for line in report["lines"]] == [row for row in rows if row not in known]
+    assert len(report["missing"]) == len(known & set(rows))
+
+
+def test_run_measures_walk_where_python_has_it(tmp_path: Path) -> None:
+    if not hasattr(anyio_uring.Path, "walk"):
+        done = run(tmp_path, "--quick", "--hosts", "asyncio", "--rows", "walk")
+        assert "Path.walk is new in Python 3.12" in done.stdout
+        return
+    (line,) = measured(tmp_path, "--hosts", "asyncio", "--rows", "walk")["lines"]
+    assert line["served_by"] == "thread 100%"
+
+
+@pytest.mark.skipif(not COMPILED, reason="it is about the compiled core")
+def test_floor_tells_what_the_calls_alone_take(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT.with_name("floor.py")), "--quick", "--rounds", "1"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    rows = done.stdout.splitlines()[2:]
+    assert [row[:20].strip() for row in rows] == ["read_bytes", "open + read + close", "stat"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_run_on_trio_writes_a_table(tmp_path: Path) -> None:

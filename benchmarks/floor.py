@@ -1,0 +1,128 @@
+"""What calls that are certain not to wait cost without any task: the most that rows of paths reach.
+
+``python benchmarks/floor.py [DIR]``; README.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import anyio
+
+import anyio_uring
+import places
+from anyio_uring._handle import open_now, read_path_now, stat_now
+from anyio_uring._runtime import current_runtime
+from rows import FULL, QUICK, Material
+
+clock = time.perf_counter
+Loop = Callable[[list[Any]], None]
+
+
+def sync_read(names: list[str]) -> None:
+    for name in names:
+        fd = os.open(name, os.O_RDONLY)
+        os.read(fd, 1 << 16)
+        os.close(fd)
+
+
+def sync_open(names: list[str]) -> None:
+    for name in names:
+        with open(name, "rb") as file:
+            file.read()
+
+
+def sync_stat(names: list[str]) -> None:
+    for name in names:
+        os.stat(name)
+
+
+def at_once(meter: Any) -> dict[str, tuple[Loop, Loop]]:
+    """For each row what Python does, and the calls of the compiled core that ours is made of."""
+
+    def read(names: list[bytes]) -> None:
+        for name in names:
+            assert isinstance(read_path_now(name, meter), bytes)
+
+    def open_(names: list[bytes]) -> None:
+        for name in names:
+            opened = open_now(name, os.O_RDONLY, meter)
+            assert isinstance(opened, tuple)
+            fd, _ = opened
+            os.read(fd, 1 << 16)
+            os.close(fd)
+
+    def stat(names: list[bytes]) -> None:
+        for name in names:
+            assert isinstance(stat_now(name, True, meter), os.stat_result)
+
+    return {
+        "read_bytes": (sync_read, read),
+        "open + read + close": (sync_open, open_),
+        "stat": (sync_stat, stat),
+    }
+
+
+async def one_task(title: str, paths: list[anyio_uring.Path]) -> None:
+    """The same by the public way, in one task that waits for nothing."""
+    if title == "open + read + close":
+        for path in paths:
+            async with await anyio_uring.open_file(path, "rb") as file:
+                await file.read()
+    elif title == "stat":
+        for path in paths:
+            await path.stat()
+    else:
+        for path in paths:
+            await path.read_bytes()
+
+
+async def measure(small: list[Path], rounds: int) -> None:
+    names, paths = [str(path) for path in small], [anyio_uring.Path(path) for path in small]
+    encoded = [os.fsencode(name) for name in names]
+    print(f"{'':20} {'sync':>8} {'the calls':>10} {'one task':>9}   us; share of sync's rate")
+    for title, (sync, ours) in at_once(current_runtime().meter).items():
+        took: dict[str, list[float]] = {"sync": [], "calls": [], "task": []}
+        for _ in range(rounds):
+            start = clock()
+            sync(names)
+            took["sync"].append(clock() - start)
+            start = clock()
+            ours(encoded)
+            took["calls"].append(clock() - start)
+            start = clock()
+            await one_task(title, paths)
+            took["task"].append(clock() - start)
+        each = {key: median(seconds) / len(names) * 1e6 for key, seconds in took.items()}
+        shares = {
+            key: median(mine / other for mine, other in zip(took["sync"], took[key], strict=True))
+            for key in ("calls", "task")
+        }
+        print(
+            f"{title:20} {each['sync']:8.2f} {each['calls']:10.2f} {each['task']:9.2f}"
+            f"   {shares['calls']:.2f}, {shares['task']:.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("directory", nargs="?", type=Path, default=Path(), metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="whether it runs, not how fast")
+    arguments = parser.parse_args()
+    with places.folder_in(arguments.directory) as folder:
+        material = Material(folder, QUICK if arguments.quick else FULL)
+        material.write_small()
+        info = anyio_uring.driver_info(folder)
+        print(f"{info.file_system}, {len(material.small)} small files, {arguments.rounds} rounds")
+        anyio.run(measure, material.small, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
