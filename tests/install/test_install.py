@@ -678,11 +678,12 @@ def test_what_cannot_be_opened_at_once_is_audited_once(tmp_path: Path) -> None:
         async with await anyio.open_file(tmp_path / "file", "rb"):
             pass
         assert audited is not None
-        audited.clear()
-        with pytest.raises(FileNotFoundError) as caught:
-            await anyio.open_file(path, "rb")
-        assert caught.value.filename == os.fspath(path)
-        assert [args[:2] for args in audited] == [(os.fspath(path), "r")]
+        for _ in range(3):  # the kernel remembers it from the second time on
+            audited.clear()
+            with pytest.raises(FileNotFoundError) as caught:
+                await anyio.open_file(path, "rb")
+            assert caught.value.filename == os.fspath(path)
+            assert [args[:2] for args in audited] == [(os.fspath(path), "r")]
 
     with install(strict=True):
         anyio.run(main)
