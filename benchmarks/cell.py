@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import selectors
 import subprocess
 import sys
@@ -236,15 +235,17 @@ def _let(participant: Participant, row: Row, material: Material, found: Measured
         found.tiers[key][tier] = found.tiers[key].get(tier, 0) + count
 
 
-def forget(paths: list[Path]) -> None:
-    """Have the files cold: their pages, and, as root, all that the kernel has cached."""
+def forget(paths: list[Path]) -> bool:
+    """Have the files cold: their pages and all else that the kernel has cached; False: it takes
+    root, and more than a container has.
+    """
     for path in paths:
         drop(path)
-    if os.geteuid() == 0:
-        try:
-            Path("/proc/sys/vm/drop_caches").write_text("3")
-        except OSError:  # a container's
-            return
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    except OSError:
+        return False
+    return True
 
 
 def _prepare(row: Row, material: Material) -> float | None:
@@ -252,7 +253,8 @@ def _prepare(row: Row, material: Material) -> float | None:
     if not row.cold:
         return None
     if row.forget:
-        forget(material.small)
+        if not forget(material.small):
+            raise ParticipantError("the kernel's caches cannot be dropped: it takes root")
         return None
     drop(material.large)
     return cached_share(material.large)

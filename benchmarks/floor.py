@@ -17,10 +17,13 @@ import anyio
 
 import anyio_uring
 import places
-from anyio_uring._handle import open_now, read_path_now, stat_now
+from anyio_uring._buffer import buffered_read_now
+from anyio_uring._handle import close_quick, open_quick, read_path_now, stat_now
+from anyio_uring._open import READING, new_file
 from anyio_uring._runtime import current_runtime
 from rows import FULL, QUICK, Material
 
+KEYS = ("sync", "calls", "task")
 clock = time.perf_counter
 Loop = Callable[[list[Any]], None]
 
@@ -52,11 +55,13 @@ def at_once(meter: Any) -> dict[str, tuple[Loop, Loop]]:
 
     def open_(names: list[bytes]) -> None:
         for name in names:
-            opened = open_now(name, os.O_RDONLY, meter)
-            assert isinstance(opened, tuple)
-            fd, _ = opened
-            os.read(fd, 1 << 16)
-            os.close(fd)
+            meter.refill()
+            path = os.fsdecode(name)
+            handle = open_quick(path, os.O_RDONLY, 0, meter)
+            assert handle is not None
+            file = new_file(handle, path, READING, None, -1)
+            assert buffered_read_now(file, -1) is not None
+            assert close_quick(file)
 
     def stat(names: list[bytes]) -> None:
         for name in names:
@@ -88,21 +93,21 @@ async def measure(small: list[Path], rounds: int) -> None:
     encoded = [os.fsencode(name) for name in names]
     print(f"{'':20} {'sync':>8} {'the calls':>10} {'one task':>9}   us; share of sync's rate")
     for title, (sync, ours) in at_once(current_runtime().meter).items():
-        took: dict[str, list[float]] = {"sync": [], "calls": [], "task": []}
-        for _ in range(rounds):
-            start = clock()
-            sync(names)
-            took["sync"].append(clock() - start)
-            start = clock()
-            ours(encoded)
-            took["calls"].append(clock() - start)
-            start = clock()
-            await one_task(title, paths)
-            took["task"].append(clock() - start)
+        took: dict[str, list[float]] = {key: [] for key in KEYS}
+        for number in range(rounds):
+            for key in KEYS[number % 3 :] + KEYS[: number % 3]:
+                start = clock()
+                if key == "sync":
+                    sync(names)
+                elif key == "calls":
+                    ours(encoded)
+                else:
+                    await one_task(title, paths)
+                took[key].append(clock() - start)
         each = {key: median(seconds) / len(names) * 1e6 for key, seconds in took.items()}
         shares = {
             key: median(mine / other for mine, other in zip(took["sync"], took[key], strict=True))
-            for key in ("calls", "task")
+            for key in KEYS[1:]
         }
         print(
             f"{title:20} {each['sync']:8.2f} {each['calls']:10.2f} {each['task']:9.2f}"

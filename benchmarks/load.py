@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,13 +134,22 @@ class Load:
             yield arguments.path
 
     def run(self) -> dict[str, Any]:
-        start = time.perf_counter()
-        connections = [key.data for key in self._selector.get_map().values() if key.data]
-        active = sum([self._ask(connection) for connection in connections])
+        start = due = time.perf_counter()
+        idle = deque(key.data for key in self._selector.get_map().values() if key.data)
+        active = 0
         buffer = bytearray(1 << 20)
-        while active:
-            events = self._selector.select(ANSWER_SECONDS_MAX)
-            if not events:
+        path: str | None = ""
+        while active or path is not None:
+            while idle and path is not None and time.perf_counter() >= due:
+                path = next(self._paths, None)
+                if path is not None:
+                    idle.popleft().ask(path)
+                    active += 1
+                    due = max(due + self._pace, time.perf_counter())
+            waits = bool(idle) and path is not None
+            timeout = max(due - time.perf_counter(), 0) if waits else ANSWER_SECONDS_MAX
+            events = self._selector.select(timeout) if active or waits else []
+            if not events and not waits and active:
                 raise TimeoutError("no answer")
             for key, _ in events:
                 if key.data is None:  # the end of what tells us when
@@ -150,7 +160,8 @@ class Load:
                 self._bytes += size
                 if ended:
                     self._note(key.data)
-                    active -= not self._ask(key.data)
+                    idle.append(key.data)
+                    active -= 1
         latencies = sorted(self._latencies)
         return {
             "requests": self._requests,
@@ -169,15 +180,6 @@ class Load:
         if connection.answers > 1:
             self._latencies.append(time.perf_counter() - connection.began)
 
-    def _ask(self, connection: Connection) -> bool:
-        path = next(self._paths, None)
-        if path is None:
-            return False
-        if self._pace:
-            time.sleep(self._pace)
-        connection.ask(path)
-        return True
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -185,7 +187,11 @@ def main() -> None:
     parser.add_argument("path", help="with --count, {} is the number of the request")
     parser.add_argument("--connections", type=int, default=64, metavar="N")
     parser.add_argument(
-        "--pace", type=float, default=0.0, metavar="S", help="rest between requests"
+        "--pace",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="at least so long between requests",
     )
     until = parser.add_mutually_exclusive_group(required=True)
     until.add_argument("--seconds", type=float)

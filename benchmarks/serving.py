@@ -29,7 +29,7 @@ import places
 import serving_report
 from cell import Ratio, cannot_block, filtered, forget
 from run import FAILED, INTERRUPTED, OK, TERMINATED, TerminatedError, several
-from serving_app import BLOB_BYTES, STACKS
+from serving_app import STACKS
 
 CONNECTIONS = 64
 SIZES = {"4KiB": 4 << 10, "64KiB": 64 << 10, "10MiB": 10 << 20}
@@ -39,7 +39,7 @@ VARIANTS = ("plain", "install", *(["to_thread"] if TO_THREAD else []), "direct")
 # Of install the share of plain, of the others that of direct
 AIMS = {("install", "4KiB"): 1.5, ("to_thread", ""): 0.9, ("blocked", ""): 0.8}
 # Cold files are asked for by so many connections, while one asks for memory now and then.
-COLD_CONNECTIONS, PACE_SECONDS = 16, 0.004
+COLD_CONNECTIONS, COLD_BYTES, PACE_SECONDS = 16, 256 << 10, 0.004
 COLD_PACE_SECONDS = 0.01
 START_SECONDS_MAX = 30.0
 TIERS = ("now", "ring", "thread")
@@ -133,16 +133,19 @@ class Cell:
     def add(self, key: str, found: dict[str, Any], answer_bytes: int) -> None:
         # By bytes: many big answers are not complete when the time is over
         self._rates[key].append(found["bytes"] / answer_bytes / found["seconds"])
-        self._p99s[key].append(found["p99"])
+        if found["p99"]:
+            self._p99s[key].append(found["p99"])
 
     def tell(self, key: str, before: dict[str, int], after: dict[str, int]) -> None:
         for tier in TIERS:
             self._tiers[key][tier] += after[tier] - before[tier]
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        for key, rates in () if self.failed else self._rates.items():
-            to_plain = Ratio.of(rates, self._rates["plain"])
-            to_direct = Ratio.of(rates, self._rates["direct"])
+        rounds = min(map(len, self._rates.values()))  # it may have been ended in the middle of one
+        for key, found in self._rates.items() if rounds and not self.failed else ():
+            rates = found[:rounds]
+            to_plain = Ratio.of(rates, self._rates["plain"][:rounds])
+            to_direct = Ratio.of(rates, self._rates["direct"][:rounds])
             aim = AIMS.get((key, self.title)) or AIMS.get((key, ""))
             ratio = to_plain if key == "install" else to_direct
             yield {
@@ -152,7 +155,7 @@ class Cell:
                 "participant": key,
                 "rate": median(rates),
                 "rates": rates,
-                "p99": median(self._p99s[key]),
+                "p99": median(self._p99s[key] or [0.0]),
                 "p99s": self._p99s[key],
                 "to_plain": [to_plain.middle, to_plain.least, to_plain.greatest],
                 "to_direct": [to_direct.middle, to_direct.least, to_direct.greatest],
@@ -200,14 +203,18 @@ class Run:
                 for route in chosen.routes
                 for title in chosen.sizes
             ]
-            for number in range(chosen.rounds):
-                # New ones each time: what a process has in memory where is worth up to 10%, by luck
-                with servers(self.keys, stack, self._folder) as crew:
-                    for cell in cells:
-                        self._measure_cell(crew, number, cell, contents[cell.title])
-            for cell in cells:
-                for line in cell.lines():
-                    self._add(**line)
+            try:
+                for number in range(chosen.rounds):
+                    # New ones each time: where a process has things in memory is worth up to 10%
+                    with servers(self.keys, stack, self._folder) as crew:
+                        for cell in cells:
+                            self._measure_cell(crew, number, cell, contents[cell.title])
+            except OSError as error:
+                self._fail(f"{stack}: {error}")
+            finally:
+                for cell in cells:
+                    for line in cell.lines():
+                        self._add(**line)
 
     def _measure_cell(self, crew: list[Server], number: int, cell: Cell, content: bytes) -> None:
         """One round of it."""
@@ -236,7 +243,7 @@ class Run:
         count = 40 if self._arguments.quick else 400
         paths = [self._folder / f"cold{number}" for number in range(count)]
         for path in paths:
-            path.write_bytes(os.urandom(BLOB_BYTES))
+            path.write_bytes(os.urandom(COLD_BYTES))
         os.sync()
         for stack in self._arguments.stacks:
             try:
@@ -247,43 +254,47 @@ class Run:
     def _measure_cold_cell(self, stack: str, paths: list[Path]) -> None:
         idle: dict[str, list[float]] = {key: [] for key in self.keys}
         busy: dict[str, list[float]] = {key: [] for key in self.keys}
-        without: dict[str, list[float]] = {key: [] for key in self.keys}
+        warm: dict[str, list[float]] = {key: [] for key in self.keys}
         rates: dict[str, list[float]] = {key: [] for key in self.keys}
         tiers = {key: dict.fromkeys(TIERS, 0) for key in self.keys}
         for number in range(self._arguments.rounds):
             with servers(self.keys, stack, self._folder) as crew:
                 for server in turn(crew, number):
-                    key, before = server.key, server.tiers()
+                    key = server.key
+                    for path in paths:
+                        server.ask(f"/files/{path.name}")
                     with Probe(server) as probe:
                         time.sleep(self._arguments.seconds)
                     idle[key].append(probe.p99)
-                    without[key].append(self._busy(server, "/blob/{}", len(paths))[0])
-                    forget(paths)
-                    p99, rate = self._busy(server, "/files/cold{}", len(paths))
+                    warm[key].append(self._busy(server, len(paths))[0])
+                    before = server.tiers()
+                    if not forget(paths):
+                        raise OSError("the kernel's caches cannot be dropped")
+                    p99, rate = self._busy(server, len(paths))
                     busy[key].append(p99)
                     rates[key].append(rate)
                     for tier, count in server.tiers().items():
                         tiers[key][tier] += count - before[tier]
         for key in self.keys:
-            ratio, ratio_without = Ratio.of(busy[key], idle[key]), Ratio.of(without[key], idle[key])
+            ratio, ratio_warm = Ratio.of(busy[key], idle[key]), Ratio.of(warm[key], idle[key])
             self._add(
                 stack=stack,
                 participant=key,
                 rate=median(rates[key]),
                 idle=median(idle[key]),
                 busy=median(busy[key]),
-                without=median(without[key]),
+                warm=median(warm[key]),
                 to_idle=[ratio.middle, ratio.least, ratio.greatest],
-                without_to_idle=[ratio_without.middle, ratio_without.least, ratio_without.greatest],
+                warm_to_idle=[ratio_warm.middle, ratio_warm.least, ratio_warm.greatest],
                 tiers=tiers[key],
             )
 
-    def _busy(self, server: Server, path: str, count: int) -> tuple[float, float]:
-        """What the probe finds while so many big answers are asked for, and how many a second."""
+    def _busy(self, server: Server, count: int) -> tuple[float, float]:
+        """What the probe finds while the files are asked for, and how many of them a second."""
         with Probe(server) as probe:
             found = load.by_ourselves(
                 server.port,
-                path,
+                "/files/cold{}",
                 *("--connections", COLD_CONNECTIONS, "--count", count),
                 *("--pace", self._arguments.cold_pace),
             )

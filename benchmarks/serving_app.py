@@ -26,7 +26,6 @@ from starlette.staticfiles import StaticFiles
 
 import anyio_uring
 
-BLOB_BYTES = 256 << 10
 STACKS = {
     "h11": {"loop": "asyncio", "http": "h11"},
     "httptools": {"loop": "uvloop", "http": "httptools"},
@@ -72,16 +71,11 @@ def choose(variant: str) -> None:
 
 
 def application(folder: Path) -> Starlette:
-    content = bytes(BLOB_BYTES)
-
     async def file(request: Request) -> Response:
         return FileResponse(folder / request.path_params["name"])
 
     async def memory(request: Request) -> Response:
         return PlainTextResponse("in memory")
-
-    async def blob(request: Request) -> Response:
-        return Response(content)
 
     async def statistics(request: Request) -> Response:
         found = anyio_uring.statistics()
@@ -94,7 +88,6 @@ def application(folder: Path) -> Starlette:
         routes=[
             Route("/files/{name}", file),
             Route("/memory", memory),
-            Route("/blob/{name}", blob),
             Route("/statistics", statistics),
             Mount("/static", StaticFiles(directory=folder)),
         ]

@@ -26,7 +26,7 @@ COLD = {
     "p99 ms, idle": "--:",
     "p99 ms, busy": "--:",
     "busy/idle": "--:",
-    "from memory": "--:",
+    "warm/idle": "--:",
     "served by": "---",
 }
 
@@ -46,7 +46,7 @@ def cells(line: dict[str, Any]) -> list[str]:
             f"{line['idle'] * 1e3:.2f}",
             f"{line['busy'] * 1e3:.2f}",
             _ratio(line["to_idle"]),
-            _ratio(line["without_to_idle"]),
+            _ratio(line["warm_to_idle"]),
             line["served_by"],
         ]
     return [
@@ -66,7 +66,7 @@ def cells(line: dict[str, Any]) -> list[str]:
 
 def terminal(line: dict[str, Any]) -> str:
     heads = COLD if "idle" in line else CACHED
-    widths = (max(len(head), 18 if head.startswith(("/", "busy", "from")) else 9) for head in heads)
+    widths = (max(len(head), 18 if "/" in head and "/s" not in head else 9) for head in heads)
     pairs = zip(cells(line), widths, strict=True)
     return " ".join(f"{cell:>{width}}" for cell, width in pairs)
 

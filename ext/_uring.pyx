@@ -2279,7 +2279,11 @@ cdef bytes encoded_path(path, Py_ssize_t cost, Meter meter):
     cdef bytes encoded
     if meter is None or type(path) is not unicode or not meter.admit(cost):
         return None
-    encoded = path_bytes(path)
+    try:
+        encoded = path_bytes(path)
+    except UnicodeError:
+        meter.refund(cost)
+        raise
     if encoded is None:
         meter.refund(cost)
     return encoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import suppress
 from operator import index
 from typing import Any
 
@@ -90,6 +91,7 @@ def text_encoding(encoding: str | None, stacklevel: int = 2) -> str:
     what `install` has put between the two does not count.
     """
     if encoding is None and sys.flags.warn_default_encoding:
-        caller = sys._getframe(stacklevel)
-        stacklevel += caller.f_code.co_filename.startswith(SWAPPED)
+        with suppress(ValueError):  # nobody called it, but a loop that is not Python's
+            caller = sys._getframe(stacklevel)
+            stacklevel += caller.f_code.co_filename.startswith(SWAPPED)
     return io.text_encoding(encoding, stacklevel + 1)

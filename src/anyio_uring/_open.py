@@ -8,7 +8,7 @@ import pathlib
 import stat
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from operator import index
 from typing import IO, TYPE_CHECKING, Any, AnyStr, TypeAlias, overload
@@ -173,9 +173,9 @@ def open_quickly(
     opener: Any = None,
     *,
     limiter: Any = None,
-) -> AsyncFile[bytes] | None:
-    """The commonest call, for a file that can be opened at once; else None, and nothing has
-    happened.  A busy server is spared the way through all the checks.
+) -> AsyncFile[Any] | Coroutine[Any, Any, AsyncFile[Any]] | None:
+    """The commonest call: a file that can be opened at once, or what opens it; None for another
+    call, and nothing has happened.  A busy server is spared the way through all the checks.
     """
     if mode != "rb" or type(buffering) is not int or buffering != -1 or not closefd:
         return None
@@ -184,24 +184,16 @@ def open_quickly(
     if opener is not None or limiter is not None:
         return None
     path = str(file) if type(file) is PATH else file
+    if type(path) is not str or "\0" in path:
+        return None
     meter = admitted(OPEN_COST_BYTES)
     if meter is None:
         return None
-    try:
-        handle = open_quick(path, READING.flags, OPEN_COST_BYTES, meter)
-    except OSError:
-        sys.audit("open", path, READING.audit_name, READING.flags)
-        raise
+    sys.audit("open", path, READING.audit_name, READING.flags)
+    handle = open_quick(path, READING.flags, OPEN_COST_BYTES, meter)
     if handle is None:
-        return None
-    opened = BufferedFile(handle, path, READING.raw_name, None, default_buffer_size(handle.blksize))
-    try:
-        # It comes late; nothing has happened yet that could be seen
-        sys.audit("open", path, READING.audit_name, READING.flags)
-    except BaseException:
-        opened.close()
-        raise
-    return opened
+        return _from_path(path, READING, None, -1, BufferedFile)
+    return BufferedFile(handle, path, READING.raw_name, None, default_buffer_size(handle.blksize))
 
 
 def _direct_mode(mode: Mode) -> Mode:

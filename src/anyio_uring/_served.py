@@ -87,8 +87,8 @@ def _find(
             return None
         if type(owner) is PATHS[0]:
             service = OF_PATH_CLASS.get(inner)
-        elif inner.__qualname__ == "StaticFiles.lookup_path" and _is_lookup(inner.__code__):
-            service = LOOKUP if inner.__module__ == "starlette.staticfiles" else None
+        elif _is_lookup(inner):
+            service = LOOKUP
         else:
             return file_call(function, args, options)
         if service is None:
@@ -119,23 +119,29 @@ def quickly(
         func, args = func.__func__, (func.__self__, *args)
         if type(func) is not FunctionType:
             return None
-        if func.__code__ is _lookup_code:
-            quick = LOOKUP.quick
+        if func is _lookup[0]:
+            quick = LOOKUP.quick if func.__code__ is _lookup[1] else None
         elif type(args[0]) is PATHS[0]:
             quick = QUICK.get(func)
     return None if quick is None else quick(func, args)
 
 
-_lookup_code: CodeType | None = None  # the last that was one: to look it through takes 1 us
+# The last method that was one, and its code: to look it through takes a microsecond.
+_lookup: tuple[Any, CodeType | None] = (None, None)
 
 
-def _is_lookup(code: CodeType) -> bool:
-    global _lookup_code
-    if code is _lookup_code:
+def _is_lookup(function: FunctionType) -> bool:
+    global _lookup
+    code = function.__code__
+    if function is _lookup[0] and code is _lookup[1]:
         return True
+    if function.__qualname__ != "StaticFiles.lookup_path":
+        return False
+    if function.__module__ != "starlette.staticfiles":
+        return False
     if not LOOKUP_NAMES.issuperset(code.co_names) or code.co_freevars:
         return False
-    _lookup_code = code
+    _lookup = function, code
     return True
 
 

@@ -130,7 +130,7 @@ def _facts_at_once(path: Any, follow: bool, meter: Any) -> Any:
     found = NOT_SERVED if name is None else stat_now(name, follow, meter)
     if not isinstance(found, int):
         return found
-    return None if found <= WALK_ERROR_BASE else NOT_SERVED
+    return None if found <= WALK_ERROR_BASE and _of_python() == OF_PYTHON else NOT_SERVED
 
 
 def _stat(follows: bool) -> Service:
@@ -179,10 +179,13 @@ def _quickly(answer: Callable[[os.stat_result], Any], follow: bool) -> Quick:
         try:
             facts = stat_quick(path_of(args[0]), follow, STAT_COST_BYTES)
         except OSError:
-            return function(*args)  # which raises it, or has another answer to it
+            facts = None
         except UnicodeError:
             return None
-        return None if facts is None else answer(facts)
+        else:
+            return None if facts is None else answer(facts)
+        # It raises the error by itself, or has another answer to it
+        return function(*args) if _of_python() == OF_PYTHON else None
 
     return quick
 
@@ -212,14 +215,18 @@ def _lookup(call: Call, meter: Any) -> Any:
 def _lookup_quick(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """The same for a file that is there, in a single directory."""
     texts = _looked_up(*args) if len(args) == 2 else None
-    if texts is None or len(texts) != 1 or not seen_quick(texts[0], LOOKUP_COST_BYTES):
+    try:
+        if texts is None or len(texts) != 1 or not seen_quick(texts[0], LOOKUP_COST_BYTES):
+            return None
+    except UnicodeError:
         return None
     return function(*args)
 
 
 def _looked_up(files: Any, path: Any) -> list[str] | None:
     """What the method will ask for; None if that is unusual."""
-    given = vars(files).get("all_directories")  # a property would be somebody else's code
+    # (A property would be somebody else's code)
+    given = getattr(files, "__dict__", {}).get("all_directories")
     if type(path) is not str or type(given) is not list or len(given) > LOOKUP_DIRECTORIES_MAX:
         return None
     if _of_python() != OF_PYTHON:

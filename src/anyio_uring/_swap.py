@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import CodeType, FunctionType
+from types import CodeType, CoroutineType, FunctionType
 from typing import Any
 
 from ._arguments import SWAPPED
@@ -39,7 +39,7 @@ class Swap:
         optional ones, and of a coroutine function it is one, of an asynchronous generator function
         it returns an asynchronous iterator with ``aclose``
     :param quick: of a coroutine function: called before it with the same arguments, without
-        waiting.  What it returns is the result, unless that is None
+        waiting.  What it returns is the result, or a coroutine that has it, unless that is None
     """
 
     def __init__(
@@ -67,7 +67,15 @@ class Swap:
         if is_async != inspect.iscoroutinefunction(self.implementation):
             return f"{self.name} is {'a' if is_async else 'no'} coroutine function"
         theirs = inspect.signature(function).parameters
-        ours = inspect.signature(self.implementation).parameters
+        for ours in self.implementation, self.quick:
+            if ours is not None and (found := self._misfit(theirs, inspect.signature(ours))):
+                return found
+        return None
+
+    def _misfit(
+        self, theirs: Mapping[str, inspect.Parameter], signature: inspect.Signature
+    ) -> str | None:
+        ours = signature.parameters
         for parameter in theirs.values():
             if _shape(ours.get(parameter.name)) != _shape(parameter):
                 return f"{self.name} has a parameter {parameter} that was not expected"
@@ -90,7 +98,7 @@ class Swap:
         if gated not in self._codes:
             inserted: dict[str, object] = {"_implementation": self.implementation}
             if self.quick is not None and not gated:
-                inserted["_quick"] = self.quick
+                inserted.update(_quick=self.quick, _coroutine=CoroutineType)
             if gated:
                 original: Any = copy_of(self.function)
                 original.__code__ = self._before
@@ -167,8 +175,11 @@ def _body(old: CodeType, inserted: Mapping[str, object]) -> CodeType:
     call = f"{called}({', '.join(arguments)})"
     body = _CALLS[kind].format(call=call)
     if "_quick" in inserted:
-        quick = f"found = _quick({', '.join(arguments)})"
-        body = f"{quick}\n  if found is not None: return found\n  {body}"
+        body = (
+            f"_found = _quick({', '.join(arguments)})\n"
+            "  if type(_found) is _coroutine: return await _found\n"
+            f"  if _found is not None: return _found\n  {body}"
+        )
     places = {f"{_PLACE}{name}": value for name, value in inserted.items()}
     lines = [
         f"def outer({', '.join(old.co_freevars)}):",

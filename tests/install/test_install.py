@@ -663,6 +663,7 @@ def test_what_is_opened_at_once_is_audited_once_and_not_kept_if_refused(
         with pytest.raises(LookupError, match="not allowed"):
             await anyio.open_file(path, "rb")
         assert os.listdir("/proc/self/fd") == fds
+        assert statistics().now_opened == before + 1  # nor has it been open for a moment
 
     with install(strict=True):
         anyio.run(main)

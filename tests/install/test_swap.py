@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from typing import Any
 
@@ -330,3 +330,37 @@ def test_parameter_that_ours_needs_is_an_obstacle() -> None:
     assert swap.obstacle() == "function lacks the parameter 'a'"
     swap = Swap("function", lambda b=2, a=1: None, lambda a=1, b=2: None)
     assert swap.obstacle() == "function has its parameters in another order than expected"
+
+
+def test_what_is_quick_comes_first_and_takes_the_same_arguments() -> None:
+    async def function(found: int, *, other: int = 0) -> object:
+        return None
+
+    async def new(found: int, *, other: int = 0) -> object:
+        return "new", found, other
+
+    async def later(found: int) -> object:
+        return "later", found
+
+    def quick(found: int, *, other: int = 0) -> object:
+        return later(found) if found == 3 else ("quick", other) if found == 2 else None
+
+    def of(call: Coroutine[Any, Any, object]) -> object:
+        with pytest.raises(StopIteration) as ended:
+            call.send(None)
+        return ended.value.value
+
+    swap = Swap("function", function, new, quick)
+    assert swap.obstacle() is None
+    swap.apply()
+    assert of(function(1, other=5)) == ("new", 1, 5)
+    assert of(function(2, other=5)) == ("quick", 5)
+    assert of(function(3)) == ("later", 3)
+    assert swap.undo()
+    assert of(function(1)) is None
+
+    def narrow(found: int) -> object:
+        return found
+
+    obstacle = Swap("function", function, new, narrow).obstacle()
+    assert obstacle == "function has a parameter other: 'int' = 0 that was not expected"

@@ -110,6 +110,83 @@ def described(file: Any) -> list[Any]:
         ]
 
 
+# -- what is answered before anything else is looked at -------------------------------------------
+
+
+async def test_error_that_is_at_hand_has_no_other_behind_it(tiers: Tiers, tmp_path: Path) -> None:
+    async def caught(function: Any, *args: Any) -> OSError:
+        with pytest.raises(FileNotFoundError) as found:
+            await to_thread.run_sync(function, *args)
+        return found.value
+
+    missing = tmp_path / "missing"
+    calls: list[tuple[Any, ...]] = [(os.stat, missing), (missing.stat,), (os.stat, str(missing))]
+    with install(to_thread=True, strict=True):
+        for call in calls:
+            for _ in range(3):  # the kernel remembers it from the second time on
+                error = await caught(*call)
+                assert str(error.filename) == str(missing)
+                assert (error.__context__, error.__cause__) == (None, None)
+
+
+async def test_lookup_of_another_class_of_that_name_stays_in_threads(
+    tiers: Tiers, tmp_path: Path
+) -> None:
+    staticfiles = pytest.importorskip("starlette.staticfiles")
+    ident = threading.get_ident()
+    threads = []
+
+    class Text(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            threads.append(threading.get_ident())
+            return "here"
+
+    namespace: dict[str, Any] = {"staticfiles": staticfiles, "str": Text.__str__}
+    exec(
+        "class StaticFiles(staticfiles.StaticFiles):\n"
+        "    def lookup_path(self, path):\n"
+        "        return str(path), None\n",
+        namespace,
+    )
+    (tmp_path / "a").touch()
+    with install(to_thread=True, strict=True):
+        for kind in (staticfiles.StaticFiles, namespace["StaticFiles"]) * 3:
+            found = await to_thread.run_sync(kind(directory=tmp_path).lookup_path, "a")
+            assert found[0] == ("here" if kind is namespace["StaticFiles"] else str(tmp_path / "a"))
+    assert len(threads) == 3
+    assert ident not in threads
+
+
+async def test_lookup_of_what_cannot_be_encoded_is_the_methods_own_affair(
+    tiers: Tiers, tmp_path: Path
+) -> None:
+    staticfiles = pytest.importorskip("starlette.staticfiles")
+    files = staticfiles.StaticFiles(directory=tmp_path)
+    (tmp_path / "a").touch()
+    with install(to_thread=True, strict=True):
+        await to_thread.run_sync(files.lookup_path, "a")
+        for _ in range(3):
+            assert await to_thread.run_sync(files.lookup_path, "/\ud800") == ("", None)
+
+
+async def test_lookup_borrowed_by_a_class_with_slots(tiers: Tiers, tmp_path: Path) -> None:
+    staticfiles = pytest.importorskip("starlette.staticfiles")
+    (tmp_path / "file").touch()
+
+    class Borrower:
+        __slots__ = ("all_directories", "follow_symlink")
+        lookup_path = staticfiles.StaticFiles.lookup_path
+
+    borrower: Any = Borrower()
+    borrower.all_directories, borrower.follow_symlink = [str(tmp_path)], False
+    with install(to_thread=True, strict=True):
+        for _ in range(3):
+            found = await to_thread.run_sync(borrower.lookup_path, "file")
+            assert found[0] == os.path.realpath(tmp_path / "file")
+
+
 # -- the same -------------------------------------------------------------------------------------
 
 P = pathlib.Path
