@@ -17,6 +17,8 @@ from anyio_uring._bench_material import cached_share, drop
 from places import held
 from rows import ANYIO_LEAST, FULL, Material, Row
 
+# What is written there makes the kernel forget.
+CACHES = Path("/proc/sys/vm/drop_caches")
 # An answer that takes longer will not come.
 ANSWER_SECONDS_MAX = 60.0
 # Of a cold file, more than this in memory before a measurement is told.
@@ -242,7 +244,7 @@ def forget(paths: list[Path]) -> bool:
     for path in paths:
         drop(path)
     try:
-        Path("/proc/sys/vm/drop_caches").write_text("3")
+        CACHES.write_text("3")
     except OSError:
         return False
     return True

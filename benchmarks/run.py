@@ -208,6 +208,9 @@ class Run:
                     if in_memory and (row.cold or row.kind.startswith("direct")):
                         self.missing.append(f"{place}, {row.title}: it is all memory")
                         continue
+                    if row.forget and not os.access(cell.CACHES, os.W_OK):
+                        self.missing.append(f"{place}, {row.title}: it takes root")
+                        continue
                     if row.kind == "walk" and not hasattr(anyio_uring.Path, "walk"):
                         self.missing.append(f"{row.title}: Path.walk is new in Python 3.12")
                         continue

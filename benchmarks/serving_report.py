@@ -76,7 +76,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     aimed = [line for line in report["lines"] if line.get("aim")]
     missed = [line for line in aimed if line["reached"].startswith("NO")]
     texts = [f"{len(aimed) - len(missed)} of {len(aimed)} aims are reached."] if aimed else []
-    texts += [f"FAILED: {text}" for text in report["failed"]]
+    texts += [f"FAILED: {text}" for text in report["failed"]] + report["notes"]
     return [*texts, f"{report['seconds']:.0f} s"]
 
 
