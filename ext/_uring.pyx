@@ -22,7 +22,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_FindChar, PyUnicode_GET_LENGTH, PyUnicode_Substring
 from libc.math cimport INFINITY
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove, memset
 
@@ -43,9 +43,9 @@ from abi cimport (
     au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
-    au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
+    AU_PIECE, au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
     au_exchange, au_getdents, au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now,
-    au_open, au_openat2, au_pread, au_preadv2, au_readable, au_register, au_relax, au_resident,
+    au_open, au_openat2, au_piece, au_pread, au_preadv2, au_readable, au_register, au_relax, au_resident,
     au_setup, au_sleeps, au_statx_call, au_thread,
 )
 from ring cimport (
@@ -2384,9 +2384,12 @@ def is_fifo_cached(bytes path):
 cdef enum:
     _STAT_STEP = 256            # questions between two turns with the interpreter
     _STAT_CLASS = 4             # of the pool: memory for their answers
-    _READ_STEP = 64 << 10       # a file is begun where there is so much room
+    _READ_STEP = 16 << 10       # a file is begun where there is so much room
     _FILES_PER_SLEEP = 4        # more sleeps than that are those of a disk
-    _READ_CLASS = 6             # of the pool: the memory that files are read into
+    _READ_CLASS = 7             # of the pool: the memory that files are read into
+    _PIECES_MAX = 5             # with which objects are made of as much
+    _PIECES_OBJECT = 512        # the smallest that Python asks malloc for
+    _OBJECT_EXTRA = 48          # what bytes take besides their content
 
 
 cdef const char **c_paths(list paths, list encoded) except NULL:
@@ -2472,7 +2475,7 @@ cdef size_t find_room(Contents *all) noexcept nogil:
     """Room for some bytes more, if the limit leaves any: how many; 0 if there is none."""
     cdef size_t wanted
     cdef char *memory
-    if all.used + _READ_STEP > all.size and all.size < all.limit:
+    if all.used == all.size and all.size < all.limit:
         wanted = min(2 * all.size, all.limit)
         memory = <char *>realloc(NULL if all.memory == all.block else all.memory, wanted)
         if memory != NULL:
@@ -2534,6 +2537,30 @@ cdef Py_ssize_t read_some(const char **names, Py_ssize_t first, Py_ssize_t count
     return index
 
 
+# Memory of malloc's that objects are made of next, which comes while the interpreter's lock is not
+# held: with it the threads would take turns with that.
+cdef struct Pieces:
+    void *piece[_PIECES_MAX]
+    size_t freed, count
+
+
+cdef void free_pieces(Pieces *pieces, size_t size) noexcept nogil:
+    """Those that objects of so many bytes together are made of."""
+    while pieces.freed < pieces.count and pieces.freed * AU_PIECE < size:
+        free(pieces.piece[pieces.freed])
+        pieces.freed += 1
+
+
+cdef void take_pieces(Pieces *pieces, size_t size, size_t count) noexcept nogil:
+    """As many as so many objects want.  Tiny ones are not malloc's, and big ones a mapping each."""
+    free_pieces(pieces, SIZE_MAX)
+    pieces.freed = pieces.count = 0
+    if _PIECES_OBJECT * count < size < AU_PIECE // 4 * count:
+        while pieces.count < _PIECES_MAX and pieces.count * AU_PIECE < size:
+            pieces.piece[pieces.count] = au_piece()
+            pieces.count += 1
+
+
 def read_many(list paths not None, size_t limit, left):
     """For each path (str or bytes) its bytes, its OSError or what `left` makes of a descriptor, for
     a worker thread; the indices of what is not bytes; and whether it had to wait for a disk.
@@ -2546,13 +2573,16 @@ def read_many(list paths not None, size_t limit, left):
     costs no page faults, and become objects whenever it is full.
     """
     cdef Py_ssize_t index, read = 0, made = 0, count = len(paths)
+    cdef size_t used
     cdef long sleeps
     cdef bint cold = False
+    cdef Pieces pieces
     cdef list encoded = [], results = [], odd = []
     cdef const char **names = c_paths(paths, encoded)
     cdef Content *found = <Content *>malloc((count + 1) * sizeof(Content))
     cdef Contents all
     memset(&all, 0, sizeof(all))
+    memset(&pieces, 0, sizeof(pieces))
     all.limit = limit
     try:
         if found == NULL:
@@ -2564,11 +2594,15 @@ def read_many(list paths not None, size_t limit, left):
                 sleeps = au_sleeps()
                 read = read_some(names, read, count, &all, found)
                 cold = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > read - made
+                take_pieces(&pieces, all.used + _OBJECT_EXTRA * (read - made), read - made)
+            used = 0
             for index in range(made, read):
                 if found[index].full:
                     return results, odd, cold
                 made = index + 1
                 if found[index].outcome >= 0 and not (found[index].skipped or found[index].special):
+                    used += found[index].outcome + _OBJECT_EXTRA
+                    free_pieces(&pieces, used)
                     results.append(PyBytes_FromStringAndSize(all.memory + found[index].start,
                                                              found[index].outcome))
                     continue
@@ -2589,6 +2623,7 @@ def read_many(list paths not None, size_t limit, left):
                 au_close(found[index].outcome)
         raise
     finally:
+        free_pieces(&pieces, SIZE_MAX)
         free(names)
         free(found)
         if all.memory != all.block:

@@ -18,6 +18,9 @@ cdef extern from "kernel.h" nogil:
     long au_pread(int fd, void *buffer, size_t size, int64_t offset)
     long au_lseek(int fd, int64_t offset, int whence)
     long au_sleeps()
+    enum:
+        AU_PIECE
+    void *au_piece()
     long au_close(int fd)
     long au_fcntl(int fd, int command, long argument)
     long au_eventfd()

@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="StrOrBytesPath")
 T = TypeVar("T")
 
-# In one hop a thread takes files for so long, which is worth many hops, and keeps whoever cancels
-# waiting as long.
-HOP_SECONDS = 5e-3
+# In one hop a thread takes files for so long: each hop costs a turn of the loop and the waking of a
+# thread.  Whoever cancels waits for one part only.
+HOP_SECONDS = 50e-3
 # So many files at a time, by so many threads, while files are in memory: the last one to be ready
 # is not far behind, and while two processors are at the files a third thread makes objects.
-WARM_FILES = 512
+WARM_FILES = 256
 WARM_CHUNKS = 3
 # The same where a disk is waited for.
 COLD_FILES = 16
@@ -242,7 +242,9 @@ class _Parts:
                 if cold and not self.cold:
                     self.cold, self._size = True, COLD_FILES
                     break
-                if (odd and self._until_odd) or perf_counter() > end:
+                if odd and (self._until_odd or any(isinstance(found[i], Left) for i in odd)):
+                    break  # descriptors may be among them, and there are not many of those
+                if perf_counter() > end:
                     break
         except BaseException:
             close_left(news)
@@ -272,28 +274,41 @@ async def _spread(hop: Callable[[], Awaitable[None]], parts: _Parts) -> None:
     """
     failures: list[Exception] = []
     cold = False
+    at_work = 0
+    over = anyio.Event()
+
+    def start(most: int) -> None:
+        nonlocal at_work
+        for _ in range(min(most, parts.left())):
+            at_work += 1
+            group.start_soon(work)
 
     async def work() -> None:
-        nonlocal cold
+        nonlocal at_work, cold
         try:
             while parts.left():
                 await hop()
                 if parts.cold and not cold:
                     cold = True
-                    for _ in range(min(COLD_CHUNKS - WARM_CHUNKS, parts.left())):
-                        group.start_soon(work)
+                    start(COLD_CHUNKS - WARM_CHUNKS)
         except Exception as error:  # noqa: BLE001  # raised below, without a group around it
             failures.append(error)
             group.cancel_scope.cancel()
+        finally:
+            at_work -= 1
+            if not at_work:
+                over.set()
 
     try:
         async with anyio.create_task_group() as group:
-            for _ in range(min(WARM_CHUNKS, parts.left())):
-                group.start_soon(work)
+            start(WARM_CHUNKS)
+            try:
+                if at_work:
+                    await over.wait()
+            finally:
+                parts.give_up()  # those who work hear of a cancellation when their thread is back
     except BaseExceptionGroup as errors:
         raise first_of(errors) from None  # an interrupt
-    finally:
-        parts.give_up()  # a thread may have been left behind
     if failures:
         raise failures[0]
 

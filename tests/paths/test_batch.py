@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,18 @@ from anyio_uring import (
     stat_files,
     statistics,
 )
-from anyio_uring._batch import AHEAD_MIN, CHUNK_BYTES, CHUNK_FILES, CHUNKS_MAX, COLD_FILES, _Chunk
+from anyio_uring._batch import (
+    AHEAD_MIN,
+    CHUNK_BYTES,
+    CHUNK_FILES,
+    CHUNKS_MAX,
+    COLD_FILES,
+    WARM_CHUNKS,
+    _Chunk,
+    _Parts,
+)
 from anyio_uring._handle import COMPILED
-from anyio_uring._many import Left, read_chunk, stat_chunk
+from anyio_uring._many import Found, Left, read_chunk, stat_chunk
 
 # Threads do the work in every cell: two columns show that the driver makes no difference
 pytestmark = [
@@ -360,6 +370,43 @@ async def test_cancelled_step_leaves_a_big_file_to_the_next(
         assert [path async for path, _ in files] == [big, small]
 
 
+async def test_cancelled_threads_end_behind_their_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    parts = []
+
+    def held(paths: Any, limit: int) -> Found:
+        parts.append(paths)
+        begun.set()
+        assert go_on.wait(60)
+        return read_chunk(paths, limit)
+
+    monkeypatch.setattr(_batch, "read_chunk", held)
+    paths = make(tmp_path, 10) * 2000
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(read_files, paths)
+            await anyio.to_thread.run_sync(begun.wait)
+            scope.cancel()
+            with anyio.CancelScope(shield=True):
+                for _ in range(10):
+                    await anyio.lowlevel.checkpoint()
+            go_on.set()
+    assert scope.cancelled_caught
+    assert len(parts) <= WARM_CHUNKS
+
+
+async def test_a_hop_ends_behind_what_may_hold_descriptors() -> None:
+    def find(paths: Any) -> Found:
+        return Found([Left(-1), *[b""] * (len(paths) - 1)], [0], cold=False)
+
+    parts = _Parts(["name"] * 5000, find, until_odd=False)
+    left = parts.left()
+    assert parts.take_some() == [(0, Left(-1))]
+    assert parts.left() == left - 1 > 1
+
+
 async def test_cancelled_before_it_begins(tmp_path: Path) -> None:
     paths = make(tmp_path, 2)
     before = statistics().thread
@@ -428,8 +475,9 @@ async def test_a_task_goes_on_meanwhile(tmp_path: Path) -> None:
 
 # -- bigger and smaller than the memory that files are read into ----------------------------------
 
-BLOCK = 256 << 10
+BLOCK, STEP = 512 << 10, 16 << 10
 SIZES = [10, BLOCK + 1, 20, BLOCK, BLOCK - 1, 0, 3 * BLOCK, 4 * BLOCK + 7, 1, BLOCK // 4, BLOCK, 30]
+SIZES += [BLOCK - STEP, STEP, BLOCK - STEP + 1, STEP - 1, STEP + 1, BLOCK - STEP - 1, STEP + 1]
 
 
 def make_big(folder: Path, sizes: list[int]) -> list[Path]:
@@ -470,6 +518,16 @@ async def test_parts_that_end_early_go_on_in_order(tmp_path: Path) -> None:
     assert isinstance(found.pop(50), FileNotFoundError)
     assert found.pop(50) == b""
     assert found == expected
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 600, 4095, 4097, 20_000, 28_000, 100_000, 140_000])
+async def test_objects_of_every_size(tmp_path: Path, size: int) -> None:
+    # Those in the middle are made of memory that was there before
+    paths = make_big(tmp_path, [max(size - number % 7, 0) for number in range(300)])
+    results = [*read_chunk([str(path) for path in paths], CHUNK_BYTES).results]
+    assert results
+    for path, data in zip(paths, results, strict=False):
+        assert data == path.read_bytes()
 
 
 MEMORY = """
