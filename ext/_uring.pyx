@@ -45,8 +45,8 @@ from abi cimport (
 from kernel cimport (
     AU_PIECE, au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
     au_exchange, au_getdents, au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now,
-    au_open, au_openat2, au_piece, au_pread, au_preadv2, au_readable, au_register, au_relax, au_resident,
-    au_setup, au_sleeps, au_statx_call, au_thread,
+    au_open, au_openat2, au_piece, au_pread, au_preadv2, au_readable, au_register, au_relax,
+    au_resident, au_setup, au_sleeps, au_statx_call, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
