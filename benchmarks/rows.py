@@ -18,7 +18,8 @@ ANYIO_LEAST = 0.95
 
 Kind = Literal[
     "pread", "read", "seek_read", "readline", "write", "append", "small",
-    "whole", "whole_batch", "stat", "stat_batch", "iterdir", "walk", "copy_tree", "remove_tree",
+    "whole", "whole_batch", "kept_batch", "stat", "stat_batch", "iterdir", "walk",
+    "copy_tree", "remove_tree",
     "direct", "direct_batch", "write_behind",
 ]  # fmt: skip
 
@@ -228,6 +229,12 @@ ROWS = {
             target_trio=1.4,
         ),
         Row(
+            key="read_files_kept",
+            title="read_files, beside a loop that keeps what it reads",
+            kind="kept_batch",
+            tasks=128,
+        ),
+        Row(
             key="stat_128",
             title="Path.stat, 128 tasks",
             kind="stat",
@@ -264,7 +271,8 @@ ROWS = {
             tasks=128,
             cold=True,
             forget=True,
-            most=2000,
+            least=10_000,
+            most=10_000,
             target=3.0,
             target_trio=3.0,
         ),

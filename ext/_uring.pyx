@@ -2386,6 +2386,7 @@ cdef enum:
     _STAT_CLASS = 4             # of the pool: memory for their answers
     _READ_STEP = 16 << 10       # a file is begun where there is so much room
     _FILES_PER_SLEEP = 4        # more sleeps than that are those of a disk
+    _FILES_PER_LOOK = 16        # for which it is looked how often the thread has slept
     _READ_CLASS = 7             # of the pool: the memory that files are read into
     _PIECES_MAX = 5             # with which objects are made of as much
     _PIECES_OBJECT = 512        # the smallest that Python asks malloc for
@@ -2526,14 +2527,20 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
 
 
 cdef Py_ssize_t read_some(const char **names, Py_ssize_t first, Py_ssize_t count, Contents *all,
-                          Content *found) noexcept nogil:
-    """Files from the first one on, until the memory is used up: how far it came."""
+                          Content *found, bint *cold) noexcept nogil:
+    """Files from the first one on, until the memory is used up, or it waits for a disk: how far it
+    came.
+    """
     cdef Py_ssize_t index = first
-    while index < count and (index == first or all.used + _READ_STEP <= all.size):
+    cdef long sleeps = au_sleeps()
+    while (index < count and not cold[0]
+           and (index == first or all.used + _READ_STEP <= all.size)):
         read_one(names[index], all, &found[index])
         index += 1
         if found[index - 1].full:
             break
+        if (index - first) % _FILES_PER_LOOK == 0:
+            cold[0] = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > index - first
     return index
 
 
@@ -2574,7 +2581,6 @@ def read_many(list paths not None, size_t limit, left):
     """
     cdef Py_ssize_t index, read = 0, made = 0, count = len(paths)
     cdef size_t used
-    cdef long sleeps
     cdef bint cold = False
     cdef Pieces pieces
     cdef list encoded = [], results = [], odd = []
@@ -2591,9 +2597,7 @@ def read_many(list paths not None, size_t limit, left):
         all.size = <size_t>_ALIGNMENT << _READ_CLASS
         while read < count:
             with nogil:
-                sleeps = au_sleeps()
-                read = read_some(names, read, count, &all, found)
-                cold = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > read - made
+                read = read_some(names, read, count, &all, found, &cold)
                 take_pieces(&pieces, all.used + _OBJECT_EXTRA * (read - made), read - made)
             used = 0
             for index in range(made, read):

@@ -47,7 +47,7 @@ WARM_FILES = 256
 WARM_CHUNKS = 3
 # The same where a disk is waited for.
 COLD_FILES = 16
-COLD_CHUNKS = 16
+COLD_CHUNKS = 24
 # For what is read ahead, where it is not known what there will be.
 CHUNK_FILES = 128
 # Bytes that one hop brings at most; a bigger file goes by itself.
