@@ -1,0 +1,102 @@
+"""`pread_many` of 4 KiB with O_DIRECT beside fio's io_uring engine at the same depth.
+
+``python benchmarks/beside_fio.py [DIR]``; README.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import anyio
+
+import anyio_uring
+import places
+from participant import HOSTS
+from rows import FULL, PAGE, QUICK, ROWS, Material
+
+OK, FAILED = 0, 1
+DEPTH = 128
+# So many ranges in one call: as many as are in flight, and all have to end before the next call; or
+# many times that, the next of which begin when the first ones end, as fio's do
+LISTS = (DEPTH, 16 * DEPTH)
+clock = time.perf_counter
+
+
+def fio_rate(fio: str, file: Path, seconds: float) -> float:
+    command = [
+        fio, "--name=randread", f"--filename={file}", "--readonly", "--rw=randread",
+        "--ioengine=io_uring", "--direct=1", f"--bs={PAGE}", f"--iodepth={DEPTH}",
+        "--time_based", f"--runtime={max(round(seconds * 1000), 1)}ms", "--output-format=json",
+    ]  # fmt: skip
+    found: dict[str, Any] = json.loads(subprocess.check_output(command))  # noqa: S603 - from PATH
+    return float(found["jobs"][0]["read"]["iops"])
+
+
+async def our_rate(material: Material, offsets: list[int], length: int, seconds: float) -> float:
+    requests = [(PAGE, offset) for offset in offsets]
+    async with await anyio_uring.open_file(material.large, "rb", 0, direct=True) as file:
+        count, start = 0, clock()
+        while (took := clock() - start) < seconds:
+            first = count % len(requests)
+            pages = await file.pread_many(requests[first : first + length])
+            count += len(pages)
+    material.check_page(requests[(count - 1) % len(requests)][1], pages[-1])
+    return count / took
+
+
+def measure(fio: str, material: Material, rounds: int, seconds: float) -> None:
+    offsets = material.pages(ROWS["pread_many"])
+    rates: dict[tuple[str, int], list[float]] = {}
+    shares: dict[tuple[str, int], list[float]] = {}
+    theirs = []
+    for _ in range(rounds):
+        theirs.append(fio_rate(fio, material.large, seconds))
+        for host, how in HOSTS.items():
+            for length in LISTS:
+                rate = anyio.run(our_rate, material, offsets, length, seconds, **how)
+                rates.setdefault((host, length), []).append(rate)
+                shares.setdefault((host, length), []).append(rate / theirs[-1])
+    print(f"fio                     {median(theirs) / 1e3:7.1f}k reads/s")
+    for key, rate in rates.items():
+        host, length = key
+        found = shares[key]
+        print(
+            f"{host:8}{length:5} a call    {median(rate) / 1e3:7.1f}k reads/s"
+            f"   {median(found):.2f} ({min(found):.2f}-{max(found):.2f}) of fio's"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("directory", nargs="?", type=Path, default=Path(), metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=0.5, help="default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="whether it runs, not how fast")
+    arguments = parser.parse_args()
+    fio = shutil.which("fio")
+    if fio is None:
+        print("fio is not installed (apt-get install fio)", file=sys.stderr)
+        return FAILED
+    anyio_uring.configure(inflight_max=DEPTH)
+    with places.folder_in(arguments.directory) as folder:
+        material = Material(folder, QUICK if arguments.quick else FULL)
+        material.write()
+        info = anyio_uring.driver_info(folder)
+        print(f"{info.file_system}, O_DIRECT, {PAGE} bytes, {DEPTH} in flight")
+        if arguments.quick:
+            measure(fio, material, 1, 0.01)
+        else:
+            measure(fio, material, arguments.rounds, arguments.seconds)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
