@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -20,10 +21,10 @@ import anyio
 import anyio_uring
 import places
 from participant import HOSTS
-from rows import FULL, PAGE, QUICK, ROWS, Material
+from rows import FULL, QUICK, ROWS, Material
 
 OK, FAILED = 0, 1
-DEPTH = 128
+DEPTH, PAGE = 128, 4096
 # So many ranges in one call: as many as are in flight, and all have to end before the next call; or
 # many times that, the next of which begin when the first ones end, as fio's do
 LISTS = (DEPTH, 16 * DEPTH)
@@ -36,40 +37,42 @@ def fio_rate(fio: str, file: Path, seconds: float) -> float:
         "--ioengine=io_uring", "--direct=1", f"--bs={PAGE}", f"--iodepth={DEPTH}",
         "--time_based", f"--runtime={max(round(seconds * 1000), 1)}ms", "--output-format=json",
     ]  # fmt: skip
-    found: dict[str, Any] = json.loads(subprocess.check_output(command))  # noqa: S603 - from PATH
+    found: dict[str, Any] = json.loads(subprocess.check_output(command))
     return float(found["jobs"][0]["read"]["iops"])
 
 
 async def our_rate(material: Material, offsets: list[int], length: int, seconds: float) -> float:
     requests = [(PAGE, offset) for offset in offsets]
     async with await anyio_uring.open_file(material.large, "rb", 0, direct=True) as file:
-        count, start = 0, clock()
-        while (took := clock() - start) < seconds:
+        count, start, took = 0, clock(), 0.0
+        pages: list[bytes] = []
+        while took < seconds:
             first = count % len(requests)
             pages = await file.pread_many(requests[first : first + length])
             count += len(pages)
+            took = clock() - start
     material.check_page(requests[(count - 1) % len(requests)][1], pages[-1])
     return count / took
 
 
 def measure(fio: str, material: Material, rounds: int, seconds: float) -> None:
     offsets = material.pages(ROWS["pread_many"])
+    hosts = [name for name in HOSTS if name == "asyncio" or importlib.util.find_spec(name)]
     rates: dict[tuple[str, int], list[float]] = {}
     shares: dict[tuple[str, int], list[float]] = {}
     theirs = []
     for _ in range(rounds):
         theirs.append(fio_rate(fio, material.large, seconds))
-        for host, how in HOSTS.items():
+        for host in hosts:
             for length in LISTS:
-                rate = anyio.run(our_rate, material, offsets, length, seconds, **how)
+                rate = anyio.run(our_rate, material, offsets, length, seconds, **HOSTS[host])
                 rates.setdefault((host, length), []).append(rate)
                 shares.setdefault((host, length), []).append(rate / theirs[-1])
     print(f"fio                     {median(theirs) / 1e3:7.1f}k reads/s")
-    for key, rate in rates.items():
+    for key, found in shares.items():
         host, length = key
-        found = shares[key]
         print(
-            f"{host:8}{length:5} a call    {median(rate) / 1e3:7.1f}k reads/s"
+            f"{host:8}{length:5} a call    {median(rates[key]) / 1e3:7.1f}k reads/s"
             f"   {median(found):.2f} ({min(found):.2f}-{max(found):.2f}) of fio's"
         )
 
@@ -90,11 +93,18 @@ def main() -> int:
         material = Material(folder, QUICK if arguments.quick else FULL)
         material.write()
         info = anyio_uring.driver_info(folder)
+        if info.driver != "uring":
+            print(f"there is no io_uring to compare: {info.reason}", file=sys.stderr)
+            return FAILED
         print(f"{info.file_system}, O_DIRECT, {PAGE} bytes, {DEPTH} in flight")
-        if arguments.quick:
-            measure(fio, material, 1, 0.01)
-        else:
-            measure(fio, material, arguments.rounds, arguments.seconds)
+        try:
+            if arguments.quick:
+                measure(fio, material, 1, 0.01)
+            else:
+                measure(fio, material, arguments.rounds, arguments.seconds)
+        except subprocess.CalledProcessError as error:
+            print(f"fio failed: {error}\n{error.output.decode()}", file=sys.stderr)
+            return FAILED
     return OK
 
 

@@ -43,10 +43,11 @@ from abi cimport (
     au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
-    AU_PIECE, au_close, au_enter, au_eventfd, au_eventfd_drain, au_eventfd_signal, au_fcntl,
-    au_exchange, au_getdents, au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now,
-    au_open, au_openat2, au_piece, au_pread, au_preadv2, au_readable, au_register, au_relax,
-    au_resident, au_setup, au_sleeps, au_statx_call, au_thread,
+    AU_PIECE, au_attributes, au_clone, au_close, au_close_copy, au_enter, au_eventfd,
+    au_eventfd_drain, au_eventfd_signal, au_exchange, au_fcntl, au_getdents, au_link,
+    au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat, au_openat2,
+    au_piece, au_pread, au_preadv2, au_pwrite, au_readable, au_register, au_relax, au_resident,
+    au_set_mode, au_set_times, au_setup, au_sleeps, au_statx_call, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
@@ -117,7 +118,9 @@ cdef extern from "fcntl.h" nogil:
     const int O_NOFOLLOW
     const int O_NONBLOCK
     const int O_PATH
+    const int O_TMPFILE
     const int O_TRUNC
+    const int O_WRONLY
     const int O_ACCMODE
     const int O_RDONLY
     const int SEEK_CUR
@@ -2391,6 +2394,7 @@ cdef enum:
     _PIECES_MAX = 5             # with which objects are made of as much
     _PIECES_OBJECT = 512        # the smallest that Python asks malloc for
     _OBJECT_EXTRA = 48          # what bytes take besides their content
+    _COPY_CLASS = 6             # of the pool: memory for what is copied; no file is bigger
 
 
 cdef const char **c_paths(list paths, list encoded) except NULL:
@@ -2634,6 +2638,104 @@ def read_many(list paths not None, size_t limit, left):
             free(all.memory)
         if all.block != NULL:
             give_block(all.block, _READ_CLASS)
+
+
+cdef long copied_content(int source, int target, au_statx *facts, char *memory,
+                         bint clone) noexcept nogil:
+    """The bytes copied into a new file; or less than 0."""
+    cdef size_t read = 0, written = 0
+    cdef long count
+    if clone and facts.stx_size:
+        if au_clone(target, source) < 0 or au_statx_call(
+                target, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, facts) < 0:
+            return -1
+        return <long>facts.stx_size
+    # Of one that grows, what it was at first; of one that says it is empty, whether that is true
+    while read < max(facts.stx_size, 1):
+        count = au_pread(source, memory + read, max(facts.stx_size, 1) - read, read)
+        if count < 0:
+            return -1
+        if count == 0:
+            break
+        read += count
+    if read > facts.stx_size:
+        return -1
+    while written < read:
+        count = au_pwrite(target, memory + written, read - written, written)
+        if count <= 0:
+            return -1
+        written += count
+    return <long>read
+
+
+cdef bint is_plain(int fd, au_statx *facts, size_t most, bint metadata) noexcept nogil:
+    """Whether it is a small file without holes, and without attributes, if those matter."""
+    cdef long names
+    if (au_statx_call(fd, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, facts) < 0
+            or not S_ISREG(facts.stx_mode) or facts.stx_size > most
+            or facts.stx_blocks * 512 < facts.stx_size):
+        return False
+    if not metadata:
+        return True
+    names = au_attributes(fd)
+    return names == 0 or names == -EOPNOTSUPP
+
+
+cdef long copy_one(const char *name, int source, int target, char *memory, size_t most,
+                   bint metadata, bint clone) noexcept nogil:
+    cdef au_statx facts, now
+    cdef long to = -1, copied = -1, fd
+    fd = au_openat(source, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW, 0)
+    if fd < 0:
+        return -1
+    # Before it is read, which changes its time of access
+    if is_plain(fd, &facts, most, metadata):
+        to = au_openat(target, b".", O_TMPFILE | O_WRONLY | O_CLOEXEC,
+                       facts.stx_mode & 0o777 if metadata else 0o666)
+    if to >= 0:
+        now = facts
+        copied = copied_content(fd, to, &now, memory, clone)
+        if metadata and copied >= 0 and (
+                au_set_times(to, facts.stx_atime, facts.stx_mtime) < 0
+                or au_set_mode(to, facts.stx_mode & 0o7777) < 0):
+            copied = -1
+        if copied >= 0 and (au_close_copy(to) < 0 or au_link(to, target, name) < 0):
+            copied = -1
+        au_close(to)
+    au_close(fd)
+    return copied
+
+
+def copy_many(list names not None, int source, int target, bint metadata, bint clone):
+    """Copy small regular files from one open directory to another, for a worker thread.
+
+    A copy has no name (O_TMPFILE) until it is complete; then it gets its own, if nothing else has
+    that.
+
+    :param metadata: times and permission bits as well
+    :param clone: the file system can have files share blocks
+    :returns: for each the bytes copied; -1: there is nothing of it, since it is for another way,
+        which also finds out what is wrong with it
+    """
+    cdef Py_ssize_t index, count = len(names)
+    cdef list encoded = []
+    cdef const char **paths = c_paths(names, encoded)
+    cdef long *copied = <long *>malloc((count + 1) * sizeof(long))
+    cdef char *memory = NULL
+    try:
+        if copied == NULL:
+            raise MemoryError
+        memory = <char *>take_block(_COPY_CLASS)
+        with nogil:
+            for index in range(count):
+                copied[index] = copy_one(paths[index], source, target, memory,
+                                         <size_t>_ALIGNMENT << _COPY_CLASS, metadata, clone)
+        return [copied[index] for index in range(count)]
+    finally:
+        free(paths)
+        free(copied)
+        if memory != NULL:
+            give_block(memory, _COPY_CLASS)
 
 
 # ---------------------------------------------------------------------------------------------

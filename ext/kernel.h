@@ -10,13 +10,18 @@
 #include "abi.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -56,6 +61,11 @@ static inline long au_open(const char *path, int flags)
     return au_result(open(path, flags));
 }
 
+static inline long au_openat(int dirfd, const char *path, int flags, mode_t mode)
+{
+    return au_result(openat(dirfd, path, flags, mode));
+}
+
 static inline long au_openat2(int dirfd, const char *path, struct au_open_how *how)
 {
     return au_result(syscall(SYS_openat2, dirfd, path, how, sizeof(*how)));
@@ -91,6 +101,43 @@ static inline long au_pread(int fd, void *buffer, size_t size, int64_t offset)
 static inline long au_lseek(int fd, int64_t offset, int whence)
 {
     return au_result(lseek(fd, offset, whence));
+}
+
+static inline long au_pwrite(int fd, const void *data, size_t size, int64_t offset)
+{
+    return au_result(pwrite(fd, data, size, offset));
+}
+
+/* Have one file share the blocks of another: FICLONE, ioctl_ficlonerange(2), since 4.5. */
+static inline long au_clone(int to, int from) { return au_result(ioctl(to, FICLONE, from)); }
+
+static inline long au_set_times(int fd, struct au_statx_timestamp accessed,
+                                struct au_statx_timestamp modified)
+{
+    struct timespec times[2] = {{accessed.tv_sec, accessed.tv_nsec},
+                                {modified.tv_sec, modified.tv_nsec}};
+    return au_result(futimens(fd, times));
+}
+
+static inline long au_set_mode(int fd, mode_t mode) { return au_result(fchmod(fd, mode)); }
+
+/* Bytes that the names of its extended attributes take. */
+static inline long au_attributes(int fd) { return au_result(flistxattr(fd, NULL, 0)); }
+
+/* close(2) of one descriptor of several: what a file system has to say then, while the file is
+   still open. */
+static inline long au_close_copy(int fd)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    return au_result(copy < 0 ? copy : close(copy));
+}
+
+/* A name for a file that was opened with O_TMPFILE, as open(2) shows it; EEXIST if it is taken. */
+static inline long au_link(int fd, int dirfd, const char *name)
+{
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return au_result(linkat(AT_FDCWD, path, dirfd, name, AT_SYMLINK_FOLLOW));
 }
 
 /* How often this thread has slept in the kernel.  getrusage(2), since 2.6.26. */

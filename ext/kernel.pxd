@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from abi cimport au_open_how, au_params, au_statx
+from abi cimport au_open_how, au_params, au_statx, au_statx_timestamp
 
 
 cdef extern from "kernel.h" nogil:
@@ -11,12 +11,20 @@ cdef extern from "kernel.h" nogil:
                   void *arg, size_t size)
     long au_register(int fd, uint32_t opcode, void *arg, uint32_t count)
     long au_open(const char *path, int flags)
+    long au_openat(int dirfd, const char *path, int flags, unsigned int mode)
     long au_openat2(int dirfd, const char *path, au_open_how *how)
     long au_getdents(int fd, void *entries, size_t size)
     long au_statx_call(int dirfd, const char *path, int flags, uint32_t mask, au_statx *out)
     long au_preadv2(int fd, void *buffer, size_t size, int64_t offset, int flags)
     long au_pread(int fd, void *buffer, size_t size, int64_t offset)
     long au_lseek(int fd, int64_t offset, int whence)
+    long au_pwrite(int fd, const void *data, size_t size, int64_t offset)
+    long au_clone(int to, int source)
+    long au_set_times(int fd, au_statx_timestamp accessed, au_statx_timestamp modified)
+    long au_set_mode(int fd, unsigned int mode)
+    long au_attributes(int fd)
+    long au_close_copy(int fd)
+    long au_link(int fd, int dirfd, const char *name)
     long au_sleeps()
     enum:
         AU_PIECE

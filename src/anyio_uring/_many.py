@@ -1,7 +1,8 @@
 """What a worker thread does with many paths at once: compiled, without the interpreter's lock, or
 its portable twin.
 
-For each path there is an answer: what was asked for, or the OSError with its name, or a `Left`.
+For each path there is an answer: what was asked for, or the OSError with its name, or a `Left`
+(what is copied has a simpler one).
 
 Whether it had to wait for a disk, the compiled form sees from how often the thread slept, which it
 does for nothing else there; the portable one from the clock.
@@ -94,6 +95,18 @@ def read_chunk(paths: list[AnyPath], limit: int) -> Found:
             odd.append(index)
         results.append(data)
     return Found(results, odd, _is_slow(begin, results))
+
+
+def copy_chunk(
+    names: list[str], source: int, target: int, metadata: bool, clone: bool
+) -> list[int]:
+    """Small regular files, from one open directory to another that has none of these names.
+
+    :returns: for each the bytes copied; -1: nothing of it is there, and it is for another way
+    """
+    if COMPILED:
+        return _uring.copy_many(names, source, target, metadata, clone)
+    return [-1] * len(names)
 
 
 def _is_slow(begin: float, results: list[Any]) -> bool:

@@ -336,9 +336,20 @@ async def test_copy_does_not_follow_a_directory_of_the_copy_that_is_swapped(
     assert [target for _, target, _ in caught.value.args[0]] == [str(made)]
 
 
+def before_copying(
+    monkeypatch: pytest.MonkeyPatch, file: str, quickly: bool
+) -> Callable[[Callable[[], object]], None]:
+    """Before this file is copied: by itself, or together with others."""
+    if quickly:
+        return before(monkeypatch, _trees, "copy_chunk", lambda names, *_: file in names)
+    monkeypatch.setattr(_trees, "copy_chunk", lambda names, *_: [-1] * len(names))
+    return before(monkeypatch, _trees, "open_source", lambda pair, *_: pair.source == file)
+
+
 @some_hosts
+@pytest.mark.parametrize("quickly", [True, False])
 async def test_copy_does_not_follow_a_file_that_is_swapped(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, quickly: bool
 ) -> None:
     build(tmp_path / "tree", special=False)
     victim = tmp_path / "tree" / "dir" / "sub" / "file7"
@@ -347,8 +358,7 @@ async def test_copy_does_not_follow_a_file_that_is_swapped(
         victim.unlink()
         victim.symlink_to(tmp_path / "outside" / "file")
 
-    at = before(monkeypatch, _trees, "open_source", lambda pair, *_: pair.source == "file7")
-    at(swap_file)
+    before_copying(monkeypatch, "file7", quickly)(swap_file)
     with pytest.raises(shutil.Error) as caught:
         await copy_tree(tmp_path / "tree", tmp_path / "copy")
     assert [source for source, _, _ in caught.value.args[0]] == [str(victim)]
@@ -356,12 +366,13 @@ async def test_copy_does_not_follow_a_file_that_is_swapped(
 
 
 @some_hosts
+@pytest.mark.parametrize("quickly", [True, False])
 async def test_copy_goes_on_in_directories_that_are_moved_away(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, quickly: bool
 ) -> None:
     build(tmp_path / "tree", special=False)
     expected = snapshot(tmp_path / "tree" / "dir", times=False)
-    at = before(monkeypatch, _trees, "copy_open", lambda pair, *_: pair.source == "file7")
+    at = before_copying(monkeypatch, "file7", quickly)
     at(lambda: swap(tmp_path, tmp_path / "copy" / "dir"))
     await copy_tree(tmp_path / "tree", tmp_path / "copy")
     assert snapshot(tmp_path / "swapped", times=False) == expected

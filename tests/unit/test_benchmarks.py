@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -22,7 +23,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "run.py"
 # One of each kind
 ROWS = ["cached_1", "read_64k", "seek_read", "readline", "write_64k", "append_16", "small_1"]
 PATH_ROWS = [
-    *("read_bytes_128", "read_files", "stat_128", "stat_files", "iterdir"),
+    *("read_bytes_128", "read_files", "read_files_kept", "stat_128", "stat_files", "iterdir"),
     *("cold_files", "copy_tree", "remove_tree"),
 ]
 OPTIONAL_ROWS = ["write_behind", "direct_128", "pread_many"]
@@ -87,6 +88,19 @@ def test_floor_tells_what_the_calls_alone_take(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     rows = done.stdout.splitlines()[2:]
     assert [row[:20].strip() for row in rows] == ["read_bytes", "open + read + close", "stat"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not COMPILED, reason="the pure version has no io_uring")
+def test_beside_fio(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT.with_name("beside_fio.py")), "--quick"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    if shutil.which("fio") is None:
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "apt-get install fio" in done.stderr
+        return
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:3]] == ["fio", "asyncio"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,214 @@
+"""Small files of a tree that is copied: compiled code copies them together, and leaves the odd."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.support.places import NoPlaceError, place
+
+from anyio_uring import _copy, _trees, copy_tree
+from anyio_uring._handle import COMPILED
+from anyio_uring._many import copy_chunk
+
+if COMPILED:
+    from anyio_uring import _uring
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("tiers"),
+    pytest.mark.tiers("auto"),
+    pytest.mark.hosts("asyncio", "trio"),
+]
+
+MOST = 256 << 10
+SIZES = {"void": 0, "one": 1, "page": 4096, "odd": 4097, "most": MOST, "more": MOST + 1}
+
+
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+def facts(root: pathlib.Path, times: bool) -> dict[str, Any]:
+    found = {}
+    for path in root.iterdir():
+        status = path.lstat()
+        found[path.name] = status.st_mode, path.read_bytes(), os.listxattr(path)
+        if times:
+            found[path.name] += (status.st_mtime_ns, status.st_atime_ns)
+    return found
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """What compiled code has copied, or given up, by name."""
+    found: dict[str, int] = {}
+
+    def remember(names: list[str], *args: Any) -> list[int]:
+        results = copy_chunk(names, *args)
+        found.update(zip(names, results, strict=True))
+        return results
+
+    monkeypatch.setattr(_trees, "copy_chunk", remember)
+    return found
+
+
+def build(tree: pathlib.Path) -> None:
+    tree.mkdir()
+    for name, size in SIZES.items():
+        (tree / name).write_bytes(os.urandom(size))
+    for name, mode in [("suid", 0o4755), ("group", 0o640), ("sticky", 0o1777), ("none", 0o400)]:
+        (tree / name).write_bytes(name.encode())
+        (tree / name).chmod(mode)
+    (tree / "named").write_bytes(b"with an attribute")
+    os.setxattr(tree / "named", "user.test", b"value")
+    with (tree / "holes").open("wb") as file:
+        file.truncate(MOST // 2)
+    (tree / "name \udcff\n").write_bytes(b"of a kind")
+    for number, path in enumerate(sorted(tree.iterdir())):
+        os.utime(path, ns=(10**18 + number, number - 5 + 10**9 * (number - 3)))
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0])
+async def test_small_copies_are_those_of_shutil(
+    tmp_path: pathlib.Path, quickly: dict[str, int], metadata: bool, umask: int
+) -> None:
+    build(tmp_path / "tree")
+    before = descriptors()
+    umask = os.umask(umask)
+    try:
+        copy = shutil.copy2 if metadata else shutil.copyfile
+        shutil.copytree(tmp_path / "tree", tmp_path / "theirs", copy_function=copy)
+        for path in (tmp_path / "tree").iterdir():
+            status = (tmp_path / "theirs" / path.name).stat()
+            if metadata:  # reading them has changed the times of access
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        await copy_tree(tmp_path / "tree", tmp_path / "ours", metadata=metadata)
+    finally:
+        os.umask(umask)
+    ours, theirs = (facts(tmp_path / name, metadata) for name in ["ours", "theirs"])
+    assert ours == theirs
+    assert descriptors() == before
+    if COMPILED:
+        slow = {name for name, size in quickly.items() if size < 0}
+        assert slow - {"more", "holes"} == ({"named"} if metadata else set())
+        for name, size in quickly.items():
+            if name not in slow:
+                assert size == len(theirs[name][1])
+        assert len(quickly) > 10
+
+
+@pytest.mark.skipif(not COMPILED, reason="about the compiled form")
+async def test_name_that_is_taken_meanwhile(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path / "tree")
+
+    def take_one(names: list[str], *args: Any) -> list[int]:
+        for name in {"page", "odd"} & set(names):
+            (tmp_path / "copy" / name).write_bytes(b"another's")
+        return copy_chunk(names, *args)
+
+    monkeypatch.setattr(_trees, "copy_chunk", take_one)
+    await copy_tree(tmp_path / "tree", tmp_path / "copy")
+    for name in SIZES:
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "tree" / name).read_bytes()
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {
+        path.name for path in (tmp_path / "tree").iterdir()
+    }
+
+
+@pytest.mark.skipif(not COMPILED, reason="about the compiled form")
+async def test_what_is_given_up_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "target").mkdir()
+    os.mkfifo(tmp_path / "source" / "fifo")
+    (tmp_path / "source" / "link").symlink_to("file")
+    (tmp_path / "source" / "folder").mkdir()
+    (tmp_path / "source" / "file").write_bytes(b"content")
+    proc, source, target = (
+        os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        for path in ["/proc/self", tmp_path / "source", tmp_path / "target"]
+    )
+    names = ["fifo", "link", "folder", "nowhere", "file"]
+    before = descriptors()
+    try:
+        assert _uring.copy_many(names, source, target, True, False) == [-1, -1, -1, -1, 7]
+        # A file that says it is empty and is not; a directory that takes no files without a name
+        assert _uring.copy_many(["status"], proc, target, False, False) == [-1]
+        assert _uring.copy_many(["file"], source, proc, False, False) == [-1]
+        assert _uring.copy_many(["file"], source, -1, False, False) == [-1]
+        assert _uring.copy_many([], source, target, True, True) == []
+        # The name is taken, also by a symlink to nowhere
+        assert _uring.copy_many(["file"], source, target, True, False) == [-1]
+        (tmp_path / "target" / "file").unlink()
+        (tmp_path / "target" / "file").symlink_to("nowhere")
+        assert _uring.copy_many(["file"], source, target, True, False) == [-1]
+    finally:
+        after = descriptors()
+        for descriptor in (proc, source, target):
+            os.close(descriptor)
+    assert after == before
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["file"]
+
+
+async def test_it_is_not_tried_for_ever(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree").mkdir()
+    for number in range(200):
+        (tmp_path / "tree" / f"{number:03}").write_bytes(b"%d" % number)
+    tries = []
+
+    def refuse(names: list[str], *_: Any) -> list[int]:
+        tries.append(len(names))
+        return [-1] * len(names)
+
+    monkeypatch.setattr(_trees, "copy_chunk", refuse)
+    await copy_tree(tmp_path / "tree", tmp_path / "copy")
+    assert tries == [_trees.QUICK_FILES]
+    assert len(list((tmp_path / "copy").iterdir())) == 200
+
+
+@pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs", "tmpfs", "overlay"])
+def somewhere(request: pytest.FixtureRequest) -> Iterator[tuple[str, pathlib.Path]]:
+    found = place(request.param)
+    try:
+        directory = found.__enter__()
+    except NoPlaceError as error:
+        pytest.skip(str(error))
+    yield request.param, directory
+    found.__exit__(None, None, None)
+
+
+async def test_small_copies_on_every_file_system(
+    somewhere: tuple[str, pathlib.Path], quickly: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, directory = somewhere
+    tree, copy = directory / "tree", directory / "copy"
+    for path in (tree, copy):
+        shutil.rmtree(path, ignore_errors=True)
+    build(tree)
+    cloned: list[bool] = []
+    clone: Callable[..., bool] = _copy._clone
+
+    def remember(*args: Any) -> bool:
+        cloned.append(clone(*args))
+        return cloned[-1]
+
+    monkeypatch.setattr(_copy, "_clone", remember)
+    await copy_tree(tree, copy)
+    assert facts(copy, False) == facts(tree, False)
+    assert {path.name: path.stat().st_mtime_ns for path in copy.iterdir()} == {
+        path.name: path.stat().st_mtime_ns for path in tree.iterdir()
+    }
+    if COMPILED:
+        assert sum(size >= 0 for size in quickly.values()) > 6
+        assert cloned[0] == (kind in {"xfs", "btrfs"})
+    (copy / "page").write_bytes(b"changed")
+    assert (tree / "page").stat().st_size == 4096
