@@ -99,7 +99,8 @@ cdef extern from "Python.h":
 
 cdef extern from "errno.h" nogil:
     const int EACCES, EAGAIN, EALREADY, EBADR, EBUSY, ECANCELED, EINTR, EINVAL, EISDIR, ELOOP
-    const int ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, ENOTDIR, EOPNOTSUPP, EROFS, ETIME, ETXTBSY
+    const int ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM, EROFS
+    const int ETIME, ETXTBSY, EXDEV
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **memptr, size_t alignment, size_t size)
@@ -164,6 +165,7 @@ cdef enum:
     # size: memory that is new to the process costs more to touch than to copy.
     _POOL_CLASSES = 9
     _POOL_KEPT_MAX = 256
+    _POOL_KEPT_MIN = 3          # as many threads as read many files
     # Completions are copied out in runs of this many.
     _REAP_RUN = 64
     # Turns of a loop with nothing to do that are spared one after the other
@@ -2391,6 +2393,8 @@ cdef enum:
     _FILES_PER_SLEEP = 4        # more sleeps than that are those of a disk
     _FILES_PER_LOOK = 16        # for which it is looked how often the thread has slept
     _READ_CLASS = 7             # of the pool: the memory that files are read into
+    _READ_CLASS_FEW = 5         # the same where there are no more than so many
+    _FEW = 32
     _PIECES_MAX = 5             # with which objects are made of as much
     _PIECES_OBJECT = 512        # the smallest that Python asks malloc for
     _OBJECT_EXTRA = 48          # what bytes take besides their content
@@ -2537,14 +2541,16 @@ cdef Py_ssize_t read_some(const char **names, Py_ssize_t first, Py_ssize_t count
     """
     cdef Py_ssize_t index = first
     cdef long sleeps = au_sleeps()
-    while (index < count and not cold[0]
+    cdef bint full = False
+    while (index < count and not full and not cold[0]
            and (index == first or all.used + _READ_STEP <= all.size)):
         read_one(names[index], all, &found[index])
+        full = found[index].full
         index += 1
-        if found[index - 1].full:
-            break
         if (index - first) % _FILES_PER_LOOK == 0:
             cold[0] = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > index - first
+    if not cold[0]:
+        cold[0] = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > index - first
     return index
 
 
@@ -2584,6 +2590,7 @@ def read_many(list paths not None, size_t limit, left):
     costs no page faults, and become objects whenever it is full.
     """
     cdef Py_ssize_t index, read = 0, made = 0, count = len(paths)
+    cdef int number = _READ_CLASS_FEW if count <= _FEW else _READ_CLASS
     cdef size_t used
     cdef bint cold = False
     cdef Pieces pieces
@@ -2597,8 +2604,8 @@ def read_many(list paths not None, size_t limit, left):
     try:
         if found == NULL:
             raise MemoryError
-        all.block = all.memory = <char *>take_block(_READ_CLASS)
-        all.size = <size_t>_ALIGNMENT << _READ_CLASS
+        all.block = all.memory = <char *>take_block(number)
+        all.size = <size_t>_ALIGNMENT << number
         while read < count:
             with nogil:
                 read = read_some(names, read, count, &all, found, &cold)
@@ -2637,69 +2644,91 @@ def read_many(list paths not None, size_t limit, left):
         if all.memory != all.block:
             free(all.memory)
         if all.block != NULL:
-            give_block(all.block, _READ_CLASS)
+            give_block(all.block, number)
 
 
-cdef long copied_content(int source, int target, au_statx *facts, char *memory,
-                         bint clone) noexcept nogil:
+cdef struct Copying:
+    int source, target      # directories
+    char *memory
+    size_t most
+    bint metadata
+    bint clone              # files can share blocks, as far as is known
+    bint refused            # the target takes no files without a name, or gives them none
+
+
+cdef bint is_plain(int fd, au_statx *facts, Copying *how) noexcept nogil:
+    """Whether it is a small file without holes, and without attributes, if those matter."""
+    cdef long names
+    if (au_statx_call(fd, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, facts) < 0
+            or not S_ISREG(facts.stx_mode) or facts.stx_size > how.most
+            or facts.stx_blocks * 512 < facts.stx_size):
+        return False
+    if not how.metadata:
+        return True
+    names = au_attributes(fd)
+    return names == 0 or names == -EOPNOTSUPP
+
+
+cdef long copied_content(int source, int target, size_t size, Copying *how) noexcept nogil:
     """The bytes copied into a new file; or less than 0."""
+    cdef au_statx facts
     cdef size_t read = 0, written = 0
     cdef long count
-    if clone and facts.stx_size:
-        if au_clone(target, source) < 0 or au_statx_call(
-                target, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, facts) < 0:
+    if how.clone and size:
+        count = au_clone(target, source)
+        if count == 0 and au_statx_call(
+                target, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, &facts) == 0:
+            return <long>facts.stx_size
+        if count not in (-EOPNOTSUPP, -ENOTTY, -EXDEV, -ENOSYS):
             return -1
-        return <long>facts.stx_size
+        how.clone = False
     # Of one that grows, what it was at first; of one that says it is empty, whether that is true
-    while read < max(facts.stx_size, 1):
-        count = au_pread(source, memory + read, max(facts.stx_size, 1) - read, read)
+    while read < max(size, 1):
+        count = au_pread(source, how.memory + read, max(size, 1) - read, read)
         if count < 0:
             return -1
         if count == 0:
             break
         read += count
-    if read > facts.stx_size:
+    if read > size:
         return -1
     while written < read:
-        count = au_pwrite(target, memory + written, read - written, written)
+        count = au_pwrite(target, how.memory + written, read - written, written)
         if count <= 0:
             return -1
         written += count
     return <long>read
 
 
-cdef bint is_plain(int fd, au_statx *facts, size_t most, bint metadata) noexcept nogil:
-    """Whether it is a small file without holes, and without attributes, if those matter."""
-    cdef long names
-    if (au_statx_call(fd, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, facts) < 0
-            or not S_ISREG(facts.stx_mode) or facts.stx_size > most
-            or facts.stx_blocks * 512 < facts.stx_size):
-        return False
-    if not metadata:
-        return True
-    names = au_attributes(fd)
-    return names == 0 or names == -EOPNOTSUPP
+cdef long finish_copy(int fd, const char *name, au_statx *facts, Copying *how) noexcept nogil:
+    """Times and permission bits as they were, if they matter, and its name; or less than 0."""
+    cdef long result = 0
+    if how.metadata:
+        result = au_set_times(fd, facts.stx_atime, facts.stx_mtime)
+        if result == 0:
+            result = au_set_mode(fd, facts.stx_mode & 0o7777)
+    if result == 0:
+        result = au_close_copy(fd)
+    if result == 0:
+        result = au_link(fd, how.target, name)
+        how.refused = result in (-ENOENT, -EPERM, -EACCES, -EXDEV, -EOPNOTSUPP)
+    return result
 
 
-cdef long copy_one(const char *name, int source, int target, char *memory, size_t most,
-                   bint metadata, bint clone) noexcept nogil:
-    cdef au_statx facts, now
+cdef long copy_one(const char *name, Copying *how) noexcept nogil:
+    cdef au_statx facts
     cdef long to = -1, copied = -1, fd
-    fd = au_openat(source, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW, 0)
+    fd = au_openat(how.source, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW, 0)
     if fd < 0:
         return -1
     # Before it is read, which changes its time of access
-    if is_plain(fd, &facts, most, metadata):
-        to = au_openat(target, b".", O_TMPFILE | O_WRONLY | O_CLOEXEC,
-                       facts.stx_mode & 0o777 if metadata else 0o666)
+    if is_plain(fd, &facts, how):
+        to = au_openat(how.target, b".", O_TMPFILE | O_WRONLY | O_CLOEXEC,
+                       facts.stx_mode & 0o777 if how.metadata else 0o666)
+        how.refused = to in (-EOPNOTSUPP, -EISDIR, -EINVAL)
     if to >= 0:
-        now = facts
-        copied = copied_content(fd, to, &now, memory, clone)
-        if metadata and copied >= 0 and (
-                au_set_times(to, facts.stx_atime, facts.stx_mtime) < 0
-                or au_set_mode(to, facts.stx_mode & 0o7777) < 0):
-            copied = -1
-        if copied >= 0 and (au_close_copy(to) < 0 or au_link(to, target, name) < 0):
+        copied = copied_content(fd, to, facts.stx_size, how)
+        if copied >= 0 and finish_copy(to, name, &facts, how) < 0:
             copied = -1
         au_close(to)
     au_close(fd)
@@ -2713,29 +2742,33 @@ def copy_many(list names not None, int source, int target, bint metadata, bint c
     that.
 
     :param metadata: times and permission bits as well
-    :param clone: the file system can have files share blocks
-    :returns: for each the bytes copied; -1: there is nothing of it, since it is for another way,
-        which also finds out what is wrong with it
+    :param clone: try to have files share blocks
+    :returns: for each the bytes copied, or -1: there is nothing of it, since it is for another
+        way, which also finds out what is wrong with it; whether files could share blocks, as far
+        as `clone` and these have told; and whether the target refuses copies of this kind, and
+        the rest was not tried
     """
     cdef Py_ssize_t index, count = len(names)
     cdef list encoded = []
     cdef const char **paths = c_paths(names, encoded)
     cdef long *copied = <long *>malloc((count + 1) * sizeof(long))
-    cdef char *memory = NULL
+    cdef Copying how
+    memset(&how, 0, sizeof(how))
+    how.source, how.target, how.metadata, how.clone = source, target, metadata, clone
+    how.most = <size_t>_ALIGNMENT << _COPY_CLASS
     try:
         if copied == NULL:
             raise MemoryError
-        memory = <char *>take_block(_COPY_CLASS)
+        how.memory = <char *>take_block(_COPY_CLASS)
         with nogil:
             for index in range(count):
-                copied[index] = copy_one(paths[index], source, target, memory,
-                                         <size_t>_ALIGNMENT << _COPY_CLASS, metadata, clone)
-        return [copied[index] for index in range(count)]
+                copied[index] = -1 if how.refused else copy_one(paths[index], &how)
+        return [copied[index] for index in range(count)], bool(how.clone), bool(how.refused)
     finally:
         free(paths)
         free(copied)
-        if memory != NULL:
-            give_block(memory, _COPY_CLASS)
+        if how.memory != NULL:
+            give_block(how.memory, _COPY_CLASS)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -3088,7 +3121,7 @@ cdef void *take_block(int number) except NULL:
 
 
 cdef void give_block(void *block, int number) noexcept:
-    if pool_counts[number] < <uint32_t>_POOL_KEPT_MAX >> number:
+    if pool_counts[number] < max(<uint32_t>_POOL_KEPT_MAX >> number, <uint32_t>_POOL_KEPT_MIN):
         pool[number][pool_counts[number]] = block
         pool_counts[number] += 1
     else:

@@ -10,7 +10,6 @@
 #include "abi.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +32,16 @@
 #endif
 #ifndef SYS_openat2
 #define SYS_openat2 437
+#endif
+/* What headers older than the kernel lack. */
+#ifndef FICLONE
+#define FICLONE _IOW(0x94, 9, int)
+#endif
+#ifndef O_TMPFILE
+#define O_TMPFILE (020000000 | O_DIRECTORY)
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
 #endif
 #ifndef SYS_faccessat2
 #define SYS_faccessat2 439
@@ -154,7 +163,7 @@ static inline long au_sleeps(void)
 
 static inline void *au_piece(void)
 {
-#if defined(__GLIBC__) && defined(MADV_POPULATE_WRITE)
+#ifdef __GLIBC__
     const uintptr_t page = 4096;
     char *piece = malloc(AU_PIECE);
     if (piece != NULL)

@@ -41,6 +41,8 @@ T = TypeVar("T")
 # In one hop a thread takes files for so long: each hop costs a turn of the loop and the waking of a
 # thread.  Whoever cancels waits for one part only.
 HOP_SECONDS = 50e-3
+# The same where a disk is waited for, by more threads: others want some, too.
+COLD_HOP_SECONDS = 5e-3
 # So many files at a time, by so many threads, while files are in memory: the last one to be ready
 # is not far behind, and while two processors are at the files a third thread makes objects.
 WARM_FILES = 256
@@ -212,14 +214,17 @@ class _Parts:
         self._position = 0
         self._size = min(max(-(-len(names) // (2 * WARM_CHUNKS)), COLD_FILES), WARM_FILES)
         self._rests: list[tuple[int, int]] = []  # of parts that ended early
+        self._given_up = False
         self._mutex = threading.Lock()
 
     def left(self) -> int:
         """How many parts are still to be taken."""
-        return len(self._rests) + -(-(len(self.names) - self._position) // self._size)
+        places = [*self._rests, (self._position, len(self.names))]
+        return sum(-(-(stop - start) // self._size) for start, stop in places)
 
     def give_up(self) -> None:
         with self._mutex:
+            self._given_up = True
             self._position = len(self.names)
             self._rests.clear()
 
@@ -229,7 +234,7 @@ class _Parts:
         Ends where it meets a disk, too, as more threads should know.
         """
         news: list[tuple[int, Any]] = []
-        end = perf_counter() + HOP_SECONDS
+        end = perf_counter() + (COLD_HOP_SECONDS if self.cold else HOP_SECONDS)
         try:
             while (part := self._next()) is not None:
                 start, stop = part
@@ -237,8 +242,7 @@ class _Parts:
                 news.extend((start + index, found[index]) for index in odd)
                 self.results[start : start + len(found)] = found
                 if start + len(found) < stop:
-                    with self._mutex:
-                        self._rests.append((start + len(found), stop))
+                    self._put_back(start + len(found), stop)
                 if cold and not self.cold:
                     self.cold, self._size = True, COLD_FILES
                     break
@@ -251,10 +255,19 @@ class _Parts:
             raise
         return news
 
+    def _put_back(self, start: int, stop: int) -> None:
+        with self._mutex:
+            if not self._given_up:
+                self._rests.append((start, stop))
+
     def _next(self) -> tuple[int, int] | None:
         with self._mutex:
             if self._rests:
-                return self._rests.pop()
+                start, stop = self._rests.pop()
+                if stop - start > self._size:
+                    self._rests.append((start + self._size, stop))
+                    stop = start + self._size
+                return start, stop
             start, stop = self._position, min(self._position + self._size, len(self.names))
             self._position = stop
             return (start, stop) if start < stop else None
@@ -275,6 +288,7 @@ async def _spread(hop: Callable[[], Awaitable[None]], parts: _Parts) -> None:
     failures: list[Exception] = []
     cold = False
     at_work = 0
+    torn = False
     over = anyio.Event()
 
     def start(most: int) -> None:
@@ -284,7 +298,7 @@ async def _spread(hop: Callable[[], Awaitable[None]], parts: _Parts) -> None:
             group.start_soon(work)
 
     async def work() -> None:
-        nonlocal at_work, cold
+        nonlocal at_work, cold, torn
         try:
             while parts.left():
                 await hop()
@@ -294,6 +308,9 @@ async def _spread(hop: Callable[[], Awaitable[None]], parts: _Parts) -> None:
         except Exception as error:  # noqa: BLE001  # raised below, without a group around it
             failures.append(error)
             group.cancel_scope.cancel()
+        except BaseException:
+            torn = True
+            raise
         finally:
             at_work -= 1
             if not at_work:
@@ -311,6 +328,8 @@ async def _spread(hop: Callable[[], Awaitable[None]], parts: _Parts) -> None:
         raise first_of(errors) from None  # an interrupt
     if failures:
         raise failures[0]
+    if torn:  # and not by the caller's scope, which has raised something by now
+        raise RuntimeError("a task of this call has been cancelled by itself")
 
 
 async def _read_odd(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._errors import os_error
 from ._handle import COMPILED
+from ._mounts import umask_is_kept
 
 if TYPE_CHECKING:
     from ._ops import AnyPath
@@ -99,14 +100,16 @@ def read_chunk(paths: list[AnyPath], limit: int) -> Found:
 
 def copy_chunk(
     names: list[str], source: int, target: int, metadata: bool, clone: bool
-) -> list[int]:
+) -> tuple[list[int], bool, bool]:
     """Small regular files, from one open directory to another that has none of these names.
 
-    :returns: for each the bytes copied; -1: nothing of it is there, and it is for another way
+    :param clone: try to have files share blocks
+    :returns: for each the bytes copied, or -1: nothing of it is there, and it is for another way;
+        whether files could share blocks, as far as is known; whether the target refuses this way
     """
-    if COMPILED:
+    if COMPILED and (metadata or umask_is_kept()):
         return _uring.copy_many(names, source, target, metadata, clone)
-    return [-1] * len(names)
+    return [-1] * len(names), clone, True
 
 
 def _is_slow(begin: float, results: list[Any]) -> bool:

@@ -91,6 +91,11 @@ def nowait_is_sound() -> bool:
     return version[:2] not in (["5", "9"], ["5", "10"])
 
 
+def umask_is_kept() -> bool:
+    """False before Linux 6.0, where a file opened with O_TMPFILE could be free of it."""
+    return int(os.uname().release.partition(".")[0]) >= 6
+
+
 def mount_of(path: str) -> Mount | None:
     """The mount that `path` (an existing one) is on, for reports."""
     path = os.path.realpath(path)

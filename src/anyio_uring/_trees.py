@@ -46,7 +46,9 @@ async def copy_tree(
 
     *Provisional: the signature may change in a minor version.*
 
-    Each file is copied as :func:`copy_file` does it, whole or not at all, several at a time.
+    Each file is copied as :func:`copy_file` does it, whole or not at all, several at a time.  Small
+    files in a directory that is new have no name at all until they are complete, where the file
+    system can do that (``O_TMPFILE``).
     Symlinks become symlinks, and none is followed, in neither tree, also if one takes the place of
     a directory meanwhile.  A file of `dst`, or a symlink that is in the place of a file, is
     replaced; where a symlink is to go there must be nothing, as with `shutil`.  The depth of the
@@ -132,6 +134,18 @@ def _at_once(source: str, target: str, how: _How) -> Generator[tuple[int, int], 
     return 1, 0
 
 
+class _Item(NamedTuple):
+    """What is in a folder, and no folder.
+
+    :ivar is_file: a regular one, as its directory says
+    """
+
+    folder: Folder
+    name: str
+    is_link: bool
+    is_file: bool
+
+
 class _Entry(Pair):
     """A file in a folder; of the same name in the copy."""
 
@@ -156,12 +170,11 @@ class _Copying:
         self._source = source
         self._target = target
         self._how = how
-        self._batch: list[tuple[Folder, str, bool]] = []
+        self._batch: list[_Item] = []
         self._batch_folders: set[Folder] = set()
         self._folders = 0  # made since they were last told
         self._chunk = Chunk()
-        self._quick = True  # whether small files are worth a try, all together
-        self._tried: set[tuple[int, int]] = set()  # devices that are in `no_clones`, or share
+        self._refusing: set[tuple[int, int]] = set()  # devices that are not for `copy_chunk`
         self.no_clones: set[tuple[int, int]] = set()
         self.errors: list[tuple[str, str, str]] = []
 
@@ -203,8 +216,8 @@ class _Copying:
                 yield self._flush(), self._told()
             complete = True
         finally:
-            for folder, _, _ in self._batch:
-                self._release(folder, complete)
+            for item in self._batch:
+                self._release(item.folder, complete)
             for folder in reversed(descent.folders):
                 self._release(folder, complete)
 
@@ -294,6 +307,7 @@ class _Copying:
                         return
                     is_folder = entry.is_dir(follow_symlinks=self._how.follow_symlinks)
                     is_link = not self._how.follow_symlinks and entry.is_symlink()
+                    is_file = entry.is_file(follow_symlinks=False)
                 except OSError as error:
                     self.failed(folder, "", renamed(error, self.paths(folder, "")[0]))
                     return
@@ -301,7 +315,7 @@ class _Copying:
                     folder.folders.append(entry.name)
                 else:
                     folder.use()
-                    self._batch.append((folder, entry.name, is_link))
+                    self._batch.append(_Item(folder, entry.name, is_link, is_file))
                     self._batch_folders.add(folder)
                     if (
                         len(self._batch) >= BATCH_ENTRIES
@@ -337,10 +351,10 @@ class _Copying:
 
     # -- what is in it ----------------------------------------------------------------------------
 
-    def _copy_batch(self, batch: list[tuple[Folder, str, bool]]) -> Batch:
+    def _copy_batch(self, batch: list[_Item]) -> Batch:
         """Yields and returns the entries and bytes that it has copied since it last did."""
         batch.reverse()
-        slow: list[tuple[Folder, str, bool]] = []
+        slow: list[_Item] = []
         chunk = Chunk()
         entries = size = 0
         try:
@@ -352,7 +366,7 @@ class _Copying:
                     entries += number
                     size += moved
                 else:
-                    folder, name, is_link = slow[-1]
+                    folder, name, is_link, _ = slow[-1]
                     try:
                         if is_link:
                             self._copy_link(folder, name)
@@ -369,39 +383,39 @@ class _Copying:
                     chunk.begin()
             return entries, size
         finally:
-            for folder, _, _ in batch + slow:
-                self._release(folder, False)
+            for item in batch + slow:
+                self._release(item.folder, False)
 
-    def _copy_quickly(
-        self, batch: list[tuple[Folder, str, bool]], slow: list[tuple[Folder, str, bool]]
-    ) -> tuple[int, int]:
+    def _copy_quickly(self, batch: list[_Item], slow: list[_Item]) -> tuple[int, int]:
         """The small files that are next, all together: how many, and their bytes.
 
         What is not copied in this way, the next entry at least, is moved to `slow`.
         """
-        folder = batch[-1][0]
-        names: list[str] = []
+        folder = batch[-1].folder
         devices = folder.identities[0][0], folder.identities[1][0]
-        if self._quick and folder.fresh and devices in self._tried:
-            for other, name, is_link in reversed(batch[-QUICK_FILES:]):
-                if other is not folder or is_link:
+        names: list[str] = []
+        if folder.fresh and devices not in self._refusing:
+            for item in reversed(batch[-QUICK_FILES:]):
+                if item.folder is not folder or not item.is_file:
                     break
-                names.append(name)
+                names.append(item.name)
         if not names:
-            self._tried.add(devices)
             slow.append(batch.pop())
             return 0, 0
-        source, target = folder.fds
         clone = devices not in self.no_clones
-        found = copy_chunk(names, source, target, self._how.metadata, clone)
+        source, target = folder.fds
+        found, clone, refused = copy_chunk(names, source, target, self._how.metadata, clone)
+        if not clone:
+            self.no_clones.add(devices)
+        if refused:
+            self._refusing.add(devices)
         for moved in found:
-            entry = batch.pop()
+            item = batch.pop()
             if moved < 0:
-                slow.append(entry)
+                slow.append(item)
             else:
                 self._release(folder, True)
         copied = [moved for moved in found if moved >= 0]
-        self._quick = bool(copied) or len(found) < QUICK_FILES
         return len(copied), sum(copied)
 
     def _copy_file(

@@ -397,6 +397,31 @@ async def test_cancelled_threads_end_behind_their_part(
     assert len(parts) <= WARM_CHUNKS
 
 
+async def test_threads_end_behind_a_part_that_ended_early() -> None:
+    def find(paths: Any) -> Found:
+        parts.give_up()
+        return Found([b""] * 16, [], cold=False)
+
+    parts = _Parts(["name"] * 5000, find, until_odd=False)
+    assert parts.take_some() == []
+    assert [len(parts.results), parts.results.count(b""), parts.left()] == [5000, 16, 0]
+
+
+async def test_what_is_left_of_big_parts_is_shared_out_on_a_disk() -> None:
+    def find(paths: Any) -> Found:
+        sizes.append(len(paths))
+        return Found([b""] * min(len(paths), 16), [], cold=True)
+
+    sizes: list[int] = []
+    parts = _Parts(["name"] * 600, find, until_odd=False)
+    parts.take_some()
+    assert parts.left() == -(-584 // COLD_FILES) + 1  # 84 are left of the first part
+    while parts.left():
+        parts.take_some()
+    assert (sizes[0], max(sizes[1:])) == (100, COLD_FILES)
+    assert parts.results == [b""] * 600
+
+
 async def test_a_hop_ends_behind_what_may_hold_descriptors() -> None:
     def find(paths: Any) -> Found:
         return Found([Left(-1), *[b""] * (len(paths) - 1)], [0], cold=False)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from tests.support.places import NoPlaceError, place
 
-from anyio_uring import _copy, _trees, copy_tree
+from anyio_uring import _chunks, _trees, copy_tree
 from anyio_uring._handle import COMPILED
 from anyio_uring._many import copy_chunk
 
@@ -48,9 +49,9 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """What compiled code has copied, or given up, by name."""
     found: dict[str, int] = {}
 
-    def remember(names: list[str], *args: Any) -> list[int]:
+    def remember(names: list[str], *args: Any) -> tuple[list[int], bool, bool]:
         results = copy_chunk(names, *args)
-        found.update(zip(names, results, strict=True))
+        found.update(zip(names, results[0], strict=True))
         return results
 
     monkeypatch.setattr(_trees, "copy_chunk", remember)
@@ -65,7 +66,8 @@ def build(tree: pathlib.Path) -> None:
         (tree / name).write_bytes(name.encode())
         (tree / name).chmod(mode)
     (tree / "named").write_bytes(b"with an attribute")
-    os.setxattr(tree / "named", "user.test", b"value")
+    with suppress(OSError):  # not on tmpfs before Linux 6.6
+        os.setxattr(tree / "named", "user.test", b"value")
     with (tree / "holes").open("wb") as file:
         file.truncate(MOST // 2)
     (tree / "name \udcff\n").write_bytes(b"of a kind")
@@ -109,7 +111,7 @@ async def test_name_that_is_taken_meanwhile(
 ) -> None:
     build(tmp_path / "tree")
 
-    def take_one(names: list[str], *args: Any) -> list[int]:
+    def take_one(names: list[str], *args: Any) -> tuple[list[int], bool, bool]:
         for name in {"page", "odd"} & set(names):
             (tmp_path / "copy" / name).write_bytes(b"another's")
         return copy_chunk(names, *args)
@@ -133,22 +135,23 @@ async def test_what_is_given_up_leaves_nothing(tmp_path: pathlib.Path) -> None:
     (tmp_path / "source" / "file").write_bytes(b"content")
     proc, source, target = (
         os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        for path in ["/proc/self", tmp_path / "source", tmp_path / "target"]
+        for path in ["/proc", tmp_path / "source", tmp_path / "target"]
     )
     names = ["fifo", "link", "folder", "nowhere", "file"]
     before = descriptors()
     try:
-        assert _uring.copy_many(names, source, target, True, False) == [-1, -1, -1, -1, 7]
+        copies = _uring.copy_many(names, source, target, True, False)
+        assert copies == ([-1, -1, -1, -1, 7], False, False)
         # A file that says it is empty and is not; a directory that takes no files without a name
-        assert _uring.copy_many(["status"], proc, target, False, False) == [-1]
-        assert _uring.copy_many(["file"], source, proc, False, False) == [-1]
-        assert _uring.copy_many(["file"], source, -1, False, False) == [-1]
-        assert _uring.copy_many([], source, target, True, True) == []
+        assert _uring.copy_many(["cmdline"], proc, target, False, False) == ([-1], False, False)
+        assert _uring.copy_many(["file"] * 2, source, proc, False, True) == ([-1] * 2, True, True)
+        assert _uring.copy_many(["file"], source, -1, False, False) == ([-1], False, False)
+        assert _uring.copy_many([], source, target, True, True) == ([], True, False)
         # The name is taken, also by a symlink to nowhere
-        assert _uring.copy_many(["file"], source, target, True, False) == [-1]
+        assert _uring.copy_many(["file"], source, target, True, False) == ([-1], False, False)
         (tmp_path / "target" / "file").unlink()
         (tmp_path / "target" / "file").symlink_to("nowhere")
-        assert _uring.copy_many(["file"], source, target, True, False) == [-1]
+        assert _uring.copy_many(["file"], source, target, True, False) == ([-1], False, False)
     finally:
         after = descriptors()
         for descriptor in (proc, source, target):
@@ -157,22 +160,50 @@ async def test_what_is_given_up_leaves_nothing(tmp_path: pathlib.Path) -> None:
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["file"]
 
 
-async def test_it_is_not_tried_for_ever(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_target_that_refuses_is_not_asked_for_ever(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
-    (tmp_path / "tree").mkdir()
-    for number in range(200):
-        (tmp_path / "tree" / f"{number:03}").write_bytes(b"%d" % number)
-    tries = []
+    for folder in ["tree", "tree/folder"]:
+        (tmp_path / folder).mkdir()
+        for number in range(100):
+            (tmp_path / folder / f"{number:03}").write_bytes(b"%d" % number)
+    tries: list[str] = []
 
-    def refuse(names: list[str], *_: Any) -> list[int]:
-        tries.append(len(names))
-        return [-1] * len(names)
+    def refuse(names: list[str], *_: Any) -> tuple[list[int], bool, bool]:
+        tries.extend(names)
+        return [-1] * len(names), False, refused
 
+    monkeypatch.setattr(_chunks, "PARALLEL_MAX", 1)
     monkeypatch.setattr(_trees, "copy_chunk", refuse)
     await copy_tree(tmp_path / "tree", tmp_path / "copy")
-    assert tries == [_trees.QUICK_FILES]
-    assert len(list((tmp_path / "copy").iterdir())) == 200
+    assert len(tries) == (_trees.QUICK_FILES if refused else 200)
+    assert len(list((tmp_path / "copy").rglob("???"))) == 200
+
+
+@pytest.mark.skipif(not COMPILED, reason="about the compiled form")
+@pytest.mark.parametrize("odd", ["empty", "link", "big", "attribute"])
+async def test_odd_neighbours_do_not_slow_the_others(
+    tmp_path: pathlib.Path, quickly: dict[str, int], odd: str
+) -> None:
+    for folder in ["tree", "tree/folder"]:
+        (tmp_path / folder).mkdir()
+        for number in range(100):
+            path = tmp_path / folder / f"{number:03}"
+            if odd == "link" and number % 2:
+                path.symlink_to("000")
+                continue
+            path.write_bytes(b"content")
+            if odd == "empty" and number % 2:
+                path.write_bytes(b"")
+            elif odd == "big" and folder == "tree":
+                path.write_bytes(bytes(MOST + 1))
+            elif odd == "attribute" and folder == "tree":
+                os.setxattr(path, "user.test", b"value")
+    await copy_tree(tmp_path / "tree", tmp_path / "copy")
+    copied = [path.name for path in (tmp_path / "tree" / "folder").iterdir() if path.is_file()]
+    plain = {name for name in copied if not (tmp_path / "tree" / "folder" / name).is_symlink()}
+    assert {name for name, size in quickly.items() if size >= 0} >= plain
 
 
 @pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs", "tmpfs", "overlay"])
@@ -187,28 +218,27 @@ def somewhere(request: pytest.FixtureRequest) -> Iterator[tuple[str, pathlib.Pat
 
 
 async def test_small_copies_on_every_file_system(
-    somewhere: tuple[str, pathlib.Path], quickly: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    somewhere: tuple[str, pathlib.Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, directory = somewhere
     tree, copy = directory / "tree", directory / "copy"
     for path in (tree, copy):
         shutil.rmtree(path, ignore_errors=True)
     build(tree)
-    cloned: list[bool] = []
-    clone: Callable[..., bool] = _copy._clone
+    results = []
 
-    def remember(*args: Any) -> bool:
-        cloned.append(clone(*args))
-        return cloned[-1]
+    def remember(*args: Any) -> Any:
+        results.append(copy_chunk(*args))
+        return results[-1]
 
-    monkeypatch.setattr(_copy, "_clone", remember)
+    monkeypatch.setattr(_trees, "copy_chunk", remember)
     await copy_tree(tree, copy)
     assert facts(copy, False) == facts(tree, False)
     assert {path.name: path.stat().st_mtime_ns for path in copy.iterdir()} == {
         path.name: path.stat().st_mtime_ns for path in tree.iterdir()
     }
     if COMPILED:
-        assert sum(size >= 0 for size in quickly.values()) > 6
-        assert cloned[0] == (kind in {"xfs", "btrfs"})
+        assert sum(size >= 0 for result in results for size in result[0]) > 6
+        assert all(result[1] == (kind in {"xfs", "btrfs"}) for result in results)
     (copy / "page").write_bytes(b"changed")
     assert (tree / "page").stat().st_size == 4096

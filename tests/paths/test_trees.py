@@ -342,7 +342,7 @@ def before_copying(
     """Before this file is copied: by itself, or together with others."""
     if quickly:
         return before(monkeypatch, _trees, "copy_chunk", lambda names, *_: file in names)
-    monkeypatch.setattr(_trees, "copy_chunk", lambda names, *_: [-1] * len(names))
+    monkeypatch.setattr(_trees, "copy_chunk", lambda names, *_: ([-1] * len(names), True, True))
     return before(monkeypatch, _trees, "open_source", lambda pair, *_: pair.source == file)
 
 
