@@ -65,7 +65,7 @@ class _Completion(asyncio.Future[None]):
             self.asked = True
             self.host.cancel(self.unit)
         else:
-            self.set_result(None)  # the unit is not done: park again, shielded
+            _wake(self)  # the unit is not done: park again, shielded
         return True
 
 
@@ -152,8 +152,8 @@ class AsyncioHost(Host):
 
     def awake(self, unit: Unit) -> None:
         future, unit.waiter = unit.waiter, None
-        if not future.done() and not self.loop.is_closed():
-            future.set_result(None)
+        if not self.loop.is_closed():
+            _wake(future)
 
     def waiter(self) -> asyncio.Future[None]:
         return self.loop.create_future()
@@ -165,8 +165,7 @@ class AsyncioHost(Host):
         if self.loop.is_closed() or waiter.done():
             return False
         if asyncio._get_running_loop() is self.loop:
-            waiter.set_result(None)
-            return True
+            return _wake(waiter)
         try:
             self.loop.call_soon_threadsafe(_wake, waiter)
         except RuntimeError:  # closed meanwhile
@@ -219,9 +218,13 @@ class AsyncioHost(Host):
         self.loop.close = close_with_files  # type: ignore[method-assign]
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
+def _wake(waiter: asyncio.Future[None]) -> bool:
+    """False: it has gone.  Ctrl-C cancels it at any moment, also between a look and the next call."""
+    try:
         waiter.set_result(None)
+    except asyncio.InvalidStateError:
+        return False
+    return True
 
 
 def can_host(loop: asyncio.AbstractEventLoop) -> bool:

@@ -150,7 +150,9 @@ async def test_fifo_open_cancelled_while_its_peer_comes_leaks_no_descriptor(
     for number in range(100):
         await try_once(number % 9)
     assert descriptors() == before
-    assert not has_reader(path)
+    with anyio.fail_after(60):  # a kernel worker lets go of the last one a moment later
+        while has_reader(path):
+            await checkpoint()
 
 
 async def test_close_ends_a_waiting_read(tiers: Tiers, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import anyio
@@ -22,7 +22,7 @@ from tests.conftest import HOSTS, Tiers
 from tests.support.state import descriptors, fifo_writer, join_all, python_threads, until
 
 import anyio_uring
-from anyio_uring import statistics
+from anyio_uring import _runtime, statistics
 
 ring_only = pytest.mark.tiers("ring")
 every_host = pytest.mark.parametrize("host", HOSTS)
@@ -408,3 +408,24 @@ def test_trio_that_another_thread_is_importing(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))
     assert asyncio.run(main())
+
+
+class Cancelled(asyncio.Future[None]):
+    """Cancelled between a look at it and what follows, as Ctrl-C can."""
+
+    def done(self) -> bool:
+        return False
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("tiers")
+@pytest.mark.hosts("asyncio", "uvloop")
+@pytest.mark.tiers("auto")
+async def test_waking_who_is_cancelled_at_that_moment() -> None:
+    host: Any = _runtime.current_runtime().host
+    waiter = Cancelled(loop=host.loop)
+    waiter.cancel()
+    assert not host.wake(waiter)
+    host.awake(SimpleNamespace(waiter=waiter))
+    with pytest.raises(asyncio.CancelledError):
+        waiter.result()
