@@ -219,7 +219,7 @@ class AsyncioHost(Host):
 
 
 def _wake(waiter: asyncio.Future[None]) -> bool:
-    """False: it has gone.  Ctrl-C cancels it at any moment, also between a look and the next call."""
+    """False: it has gone.  Ctrl-C may cancel it between a look at it and the next call."""
     try:
         waiter.set_result(None)
     except asyncio.InvalidStateError:
