@@ -76,13 +76,14 @@ def measure(fio: str, material: Material, rounds: int, seconds: float) -> None:
         first = number % len(work)
         for title in [*work, *work][first : first + len(work)]:
             rates[title].append(work[title]())
-    best = [max(pair) for pair in zip(*(rates[title] for title in FIO), strict=True)]
+    print(f"{'':22} {'reads/s':>8}   " + "   ".join(f"{'of ' + title:20}" for title in FIO))
     for title, found in rates.items():
-        shares = [mine / other for mine, other in zip(found, best, strict=True)]
-        print(
-            f"{title:22} {median(found) / 1e3:7.1f}k reads/s   "
-            f"{median(shares):.2f} ({min(shares):.2f}-{max(shares):.2f}) of the better fio's"
-        )
+        columns = []
+        for other in FIO:
+            shares = [mine / theirs for mine, theirs in zip(found, rates[other], strict=True)]
+            spread = f"({min(shares):.2f}-{max(shares):.2f})"
+            columns.append(f"{median(shares):.2f} {spread:15}")
+        print(f"{title:22} {median(found) / 1e3:7.1f}k   " + "   ".join(columns))
 
 
 def main() -> int:

@@ -104,7 +104,7 @@ def test_beside_fio(tmp_path: Path) -> None:
         assert "apt-get install fio" in done.stderr
         return
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert [line.split()[0] for line in done.stdout.splitlines()[2:4]] == ["fio,", "asyncio,"]
+    assert [line.split()[0] for line in done.stdout.splitlines()[3:5]] == ["fio,", "asyncio,"]
     assert list(tmp_path.iterdir()) == []
 
 
