@@ -22,7 +22,7 @@ if COMPILED:
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.usefixtures("tiers"),
-    pytest.mark.tiers("auto"),
+    pytest.mark.tiers("thread"),  # threads do it, whatever the driver
     pytest.mark.hosts("asyncio", "trio"),
 ]
 
