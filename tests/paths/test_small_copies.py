@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import anyio
 import pytest
 from tests.support.places import NoPlaceError, place
 
@@ -204,6 +206,41 @@ async def test_odd_neighbours_do_not_slow_the_others(
     copied = [path.name for path in (tmp_path / "tree" / "folder").iterdir() if path.is_file()]
     plain = {name for name in copied if not (tmp_path / "tree" / "folder" / name).is_symlink()}
     assert {name for name, size in quickly.items() if size >= 0} >= plain
+
+
+KILLED = """
+import os, signal, sys, threading
+import anyio, anyio_uring
+from anyio_uring import _trees
+copy_chunk, calls = _trees.copy_chunk, 0
+
+def die_meanwhile(*args):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[3]):
+        delay = threading.Timer(calls % 5 / 1000, os.kill, (os.getpid(), signal.SIGKILL))
+        delay.start()
+    return copy_chunk(*args)
+
+_trees.copy_chunk = die_meanwhile
+anyio.run(anyio_uring.copy_tree, sys.argv[1], sys.argv[2])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.hosts("asyncio")
+@pytest.mark.parametrize("when", [1, 2, 4, 8, 14])
+async def test_killed_it_leaves_whole_files(tmp_path: pathlib.Path, when: int) -> None:
+    (tmp_path / "tree").mkdir()
+    for number in range(500):
+        (tmp_path / "tree" / f"{number}").write_bytes(b"%d" % number * 5000)
+    command = [sys.executable, "-c", KILLED, tmp_path / "tree", tmp_path / "copy", str(when)]
+    await anyio.run_process(command, check=False, stdout=None, stderr=None)
+    found = list((tmp_path / "copy").iterdir())
+    assert found or when < 4
+    for path in found:
+        if COMPILED or not path.name.startswith(".copy-"):
+            assert path.read_bytes() == (tmp_path / "tree" / path.name).read_bytes()
 
 
 @pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs", "tmpfs", "overlay"])
