@@ -16,7 +16,6 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.support.places import NoPlaceError, place
 
 from anyio_uring import _chunks, _copy, copy_file
 
@@ -316,19 +315,6 @@ async def test_failure_names_the_files_and_leaves_nothing(
 
 
 # -- file systems ---------------------------------------------------------------------------------
-
-KINDS = ["ext4", "xfs", "btrfs", "tmpfs", "overlay"]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def somewhere(request: pytest.FixtureRequest) -> Iterator[tuple[str, pathlib.Path]]:
-    found = place(request.param)
-    try:
-        directory = found.__enter__()
-    except NoPlaceError as error:
-        pytest.skip(str(error))
-    yield request.param, directory
-    found.__exit__(None, None, None)
 
 
 @pytest.mark.hosts("asyncio", "trio")

@@ -6,13 +6,11 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
-from tests.support.places import NoPlaceError, place
 
 from anyio_uring import _chunks, _trees, copy_tree
 from anyio_uring._handle import COMPILED
@@ -241,17 +239,6 @@ async def test_killed_it_leaves_whole_files(tmp_path: pathlib.Path, when: int) -
     for path in found:
         if COMPILED or not path.name.startswith(".copy-"):
             assert path.read_bytes() == (tmp_path / "tree" / path.name).read_bytes()
-
-
-@pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs", "tmpfs", "overlay"])
-def somewhere(request: pytest.FixtureRequest) -> Iterator[tuple[str, pathlib.Path]]:
-    found = place(request.param)
-    try:
-        directory = found.__enter__()
-    except NoPlaceError as error:
-        pytest.skip(str(error))
-    yield request.param, directory
-    found.__exit__(None, None, None)
 
 
 async def test_small_copies_on_every_file_system(
