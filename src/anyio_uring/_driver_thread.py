@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import cache, partial
 from itertools import islice
@@ -197,19 +197,22 @@ class ThreadOps:
             job, lambda: _nonblocking(lambda: os.read(handle.fd, size)), -1, _itself
         )
 
-    async def read_spans(self, job: Job, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    async def read_spans(
+        self, job: Job, spans: Iterable[tuple[int, tuple[int, int]]]
+    ) -> dict[int, bytes]:
         found: list[bytes] = []
-        while len(found) < len(spans):
+        todo = dict(spans)
+        while len(found) < len(todo):
             group: list[tuple[int, int]] = []
             total = 0
-            for size, offset in islice(spans, len(found), len(found) + SPANS_MAX):
+            for size, offset in islice(todo.values(), len(found), len(found) + SPANS_MAX):
                 if group and total + size > SPANS_BYTES_MAX:
                     break
                 group.append((size, offset))
                 total += size
             read = partial(_read_all, job.handle, group)
             found += await self.run(job, read)
-        return found
+        return dict(zip(todo, found, strict=True))
 
     async def _read_paced(self, job: Job, pace: Pace, size: int, offset: int) -> bytes | None:
         """All of a cached range too big for one go, or None."""

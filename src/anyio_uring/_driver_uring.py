@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from . import _uring
@@ -266,12 +267,15 @@ class UringOps:
         assert data is not None
         return data
 
-    async def read_spans(self, job: Job, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    async def read_spans(
+        self, job: Job, spans: Iterable[tuple[int, tuple[int, int]]]
+    ) -> dict[int, bytes]:
         host = self.host
-        todo = dict(enumerate(spans))
+        todo = iter(spans)
+        again: dict[int, tuple[int, int]] = {}
         found: dict[int, bytes] = {}
-        while todo and self._ready(job):
-            unit = Spans(host, job.handle, todo, self.inline_max)
+        while self._ready(job):
+            unit = Spans(host, job.handle, chain(again.items(), todo), self.inline_max)
             try:
                 unit.start()
                 if not unit.done:
@@ -282,16 +286,17 @@ class UringOps:
                 raise
             if unit.failed:
                 raise unit.failed[min(unit.failed)].error(job.name)
-            found.update(unit.found)
-            for number in unit.found:
-                del todo[number]
+            found = found | unit.found if found else unit.found
+            again = unit.again
             if unit.refused:
                 self.workers.refuse(unit.refused)
                 break
-        if todo:
-            rest = await self.threads.read_spans(job, list(todo.values()))
-            found.update(zip(todo, rest, strict=True))
-        return [found[number] for number in range(len(spans))]
+            if not unit.cancelled:
+                break
+        left = again | dict(todo)
+        if left:
+            found |= await self.threads.read_spans(job, left.items())
+        return found
 
     async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None:
         handle = job.handle

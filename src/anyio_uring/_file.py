@@ -266,14 +266,12 @@ class AsyncFile(FileSteps[AnyStr]):
         """
         pairs = [(index(size), index(offset)) for size, offset in requests]
         runtime = await self._begin(0)
-        for _, offset in pairs or [(0, 0)]:
-            self._check_positional(offset)
+        self._check_positional(min([offset for _, offset in pairs], default=0))
         self._check_readable()
-        for size, offset in pairs:
-            if size < 0:
-                raise ValueError("size must not be negative")
-            if max(size, offset) > POSITION_MAX:
-                raise OverflowError("Python int too large to convert to C long")
+        if min(pairs, default=(0, 0))[0] < 0:
+            raise ValueError("size must not be negative")
+        if any(size > POSITION_MAX or offset > POSITION_MAX for size, offset in pairs):
+            raise OverflowError("Python int too large to convert to C long")
         await self._settle_ranges(runtime, pairs)
         self._check_closed()
         return await read_many(runtime.ops, self._job(), pairs)

@@ -7,7 +7,7 @@ file names, and cancel in the same way as far as a thread can be cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from ._handle import MISS
@@ -110,10 +110,14 @@ class FileOps(Protocol):
     async def read(self, job: Job, size: int, offset: int) -> bytes | None:
         """`size` bytes; fewer only at EOF, or on a stream."""
 
-    async def read_spans(self, job: Job, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several reads of (size, offset), side by side, each as `read`; none is tried in memory.
+    async def read_spans(
+        self, job: Job, spans: Iterable[tuple[int, tuple[int, int]]]
+    ) -> dict[int, bytes]:
+        """Several reads side by side, each as `read`; none is tried in memory.
 
         The caller has joined the handle.
+
+        :param spans: a number for each, and its (size, offset); taken as there is room for them
         """
 
     async def read_to_end(self, job: Job, offset: int) -> bytes | None: ...

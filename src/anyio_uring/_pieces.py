@@ -5,6 +5,7 @@ Each is a `Unit`: a task waits for all of it, and gives all of it up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from . import _uring
@@ -21,6 +22,8 @@ PIECES_MAX = 4
 # So many ranges of one call are in the kernel at once; a device has no more to choose from, and
 # operations of other tasks are not kept waiting behind them.
 SPANS_MAX = 256
+# Each so many of them begin at once: the device has something to do while the next are made.
+PUSHED = 16
 
 
 class Pieces:
@@ -124,29 +127,34 @@ class Pieces:
 class Spans:
     """Reads of many ranges of a file, side by side.
 
-    :param todo: (size, offset) by number
-    :ivar found: what has been read, by number; after a cancellation perhaps not all of it
+    :param todo: numbers, each with its (size, offset); taken as there is room for them
+    :ivar found: what has been read, by number
+    :ivar again: what has not, of those taken, since it was cancelled or refused
     :ivar failed: the operations that ended with an error, by number
     """
 
     effect = False
 
     def __init__(
-        self, host: Host, handle: Handle, todo: dict[int, tuple[int, int]], inline_max: int
+        self,
+        host: Host,
+        handle: Handle,
+        todo: Iterator[tuple[int, tuple[int, int]]],
+        inline_max: int,
     ) -> None:
         self.host = host
         self.handle = handle
         self.waiter: Any = None
         self.found: dict[int, bytes] = {}
+        self.again: dict[int, tuple[int, int]] = {}
         self.failed: dict[int, Operation] = {}
         self.refused = 0  # or the result of an operation that the ring has refused
         self.cancelled = False
         self.abandoned = False
         self.done = False
         self._inline_max = inline_max
-        self._count = len(todo)
-        self._todo = iter(todo.items())
-        self._live: dict[Operation, int] = {}
+        self._todo = todo
+        self._live: dict[Operation, tuple[int, tuple[int, int]]] = {}
         self._stopping = False  # no more of them is to begin
         self._asked = False
         self._filling = False
@@ -155,47 +163,53 @@ class Spans:
         ring = self.host.ring
         assert ring is not None
         self._limit = min(SPANS_MAX, ring.inflight_max)
-        self._low = self._limit * 3 // 4  # then the next ones are started, some at a time
+        self._low = self._limit * 15 // 16  # then the next ones are started, some at a time
         self._fill(ring)
         if not self.done:
             self.host.submit_now()
 
     def _fill(self, ring: Ring | None) -> None:
-        """Start as many as there is room for; in batches, each with the loop's next turn."""
+        """Start as many as there is room for; the last of them with the loop's next turn."""
         if self._filling:
             return  # called by a completion within one of these starts
         self._filling = True
         try:
             while not self._stopping and len(self._live) < self._limit:
                 assert ring is not None
-                number, (size, offset) = next(self._todo, (-1, (0, 0)))
-                if number < 0:
+                taken = next(self._todo, None)
+                if taken is None:
                     self._stopping = True
                     break
+                _, (size, offset) = taken
                 operation = _uring.read_operation(
                     self.handle, size, offset, True, size > self._inline_max
                 )
                 operation.when_done = self._span_done
-                self._live[operation] = number
+                self._live[operation] = taken
                 ring.start(operation)
+                if ring.pending >= PUSHED:
+                    ring.push_only()
         finally:
             self._filling = False
         if not self._live and not self.done:
             self.done = True
-            if self._asked and len(self.found) < self._count:
+            if self._asked and (taken := next(self._todo, None)) is not None:
+                number, self.again[number] = taken
                 self.cancelled = True  # some had not begun
             if self.waiter is not None:
                 self.host.awake(self)
 
     def _span_done(self, operation: Operation) -> None:
         live = self._live
-        number = live.pop(operation)
+        number, span = live.pop(operation)
         if operation.result < 0:
             self._stopping = True
             if operation.refused:
                 self.refused = operation.result
+                self.again[number] = span
             elif operation.cancelled:
                 self.cancelled = True
+                self.again[number] = span
             else:
                 self.failed[number] = operation
         elif not self.abandoned:

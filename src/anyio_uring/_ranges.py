@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ._ops import FileOps, Job
 
@@ -19,17 +19,8 @@ if TYPE_CHECKING:
 MERGED_MAX = 128 << 10
 # A bigger request is read by itself: drivers have their own way with such.
 SINGLE_MAX = 1 << 20
-
-
-class _Span:
-    """A range of the file, and the numbers of the requests in it."""
-
-    __slots__ = ("begin", "end", "numbers")
-
-    def __init__(self, begin: int, end: int, number: int) -> None:
-        self.begin = begin
-        self.end = end
-        self.numbers = [number]
+# So many requests at a time are looked through for such, while the ones before are in the kernel.
+BLOCK = 256
 
 
 async def read_many(ops: FileOps, job: Job, requests: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -48,8 +39,8 @@ async def read_many(ops: FileOps, job: Job, requests: Sequence[tuple[int, int]])
             else:
                 missing.append(number)
         if missing:
-            await _read_missing(ops, job, requests, missing, found)
-        return [found[number] for number in range(len(requests))]
+            found |= await _read_missing(ops, job, requests, missing)
+        return [found.pop(number) for number in range(len(requests))]
     finally:
         handle.leave()
 
@@ -59,9 +50,11 @@ async def _read_cached(
 ) -> dict[int, bytes]:
     handle, pace = job.handle, ops.pace
     found: dict[int, bytes] = {}
+    if pace is None or not handle.now:
+        return {number: b"" for number, (size, _) in enumerate(requests) if not size}
     for number, (size, offset) in enumerate(requests):
         data: bytes | None = None if size else b""
-        if data is None and pace is not None and handle.now and size <= pace.piece:
+        if data is None and size <= pace.piece:
             data = handle.pread(size, offset)
             if data is None and not handle.tried:
                 # Not refused by the file, but by the gate
@@ -79,40 +72,51 @@ async def _read_missing(
     job: Job,
     requests: Sequence[tuple[int, int]],
     missing: list[int],
-    found: dict[int, bytes],
-) -> None:
+) -> dict[int, bytes]:
     """Read the requests of these numbers."""
-    spans = _merge(requests, missing)
+    merged: list[list[int]] = []  # known to the driver by -1, -2, and so on
+
+    def spans() -> Iterator[tuple[int, tuple[int, int]]]:
+        for start in range(0, len(missing), BLOCK):
+            for begin, end, numbers in _merge(requests, missing[start : start + BLOCK]):
+                if len(numbers) == 1:
+                    yield numbers[0], (end - begin, begin)
+                else:
+                    merged.append(numbers)
+                    yield -len(merged), (end - begin, begin)
+
     alone: list[int] = []
-    datas = await ops.read_spans(job, [(span.end - span.begin, span.begin) for span in spans])
-    for span, data in zip(spans, datas, strict=True):
-        if len(span.numbers) == 1:
-            found[span.numbers[0]] = data
-            continue
-        for number in span.numbers:
+    found = await ops.read_spans(job, spans())
+    for place, numbers in enumerate(merged, 1):
+        data = found.pop(-place)
+        first = requests[numbers[0]][1]
+        for number in numbers:
             size, offset = requests[number]
-            begin = offset - span.begin
+            begin = offset - first
             if begin + size <= len(data):
                 found[number] = data[begin : begin + size]
             else:
                 # The end of the file; or an error, which belongs to whoever asked for that part
                 alone.append(number)
     if alone:
-        datas = await ops.read_spans(job, [requests[number] for number in alone])
-        found.update(zip(alone, datas, strict=True))
+        found |= await ops.read_spans(job, ((number, requests[number]) for number in alone))
+    return found
 
 
-def _merge(requests: Sequence[tuple[int, int]], numbers: list[int]) -> list[_Span]:
-    """What touches or overlaps becomes one, in the order of the file."""
-    spans: list[_Span] = []
-    offsets = [offset for _, offset in requests]
-    for number in sorted(numbers, key=offsets.__getitem__):
-        size, begin = requests[number]
-        end = begin + size
-        last = spans[-1] if spans else None
-        if last is not None and begin <= last.end and end - last.begin <= MERGED_MAX:
-            last.end = max(last.end, end)
-            last.numbers.append(number)
-        else:
-            spans.append(_Span(begin, end, number))
-    return spans
+def _merge(
+    requests: Sequence[tuple[int, int]], numbers: list[int]
+) -> Iterator[tuple[int, int, list[int]]]:
+    """What touches or overlaps becomes one, in the order of the file: its begin and end, and which
+    requests are in it.
+    """
+    begin, end, inside = 0, 0, list[int]()
+    for offset, size, number in sorted([(requests[n][1], requests[n][0], n) for n in numbers]):
+        if inside and offset <= end and offset + size - begin <= MERGED_MAX:
+            end = max(end, offset + size)
+            inside.append(number)
+            continue
+        if inside:
+            yield begin, end, inside
+        begin, end, inside = offset, offset + size, [number]
+    if inside:
+        yield begin, end, inside
