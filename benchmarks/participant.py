@@ -41,8 +41,10 @@ def answer(**what: Any) -> None:
 def tiers() -> dict[str, int]:
     """Operations so far by the tier that served them; those that ended in a buffer are in none."""
     counts = anyio_uring.statistics()
+    now = counts.now + counts.now_opened + counts.now_closed
     return {
-        "now": counts.now + counts.now_opened + counts.now_closed,
+        "now": max(now - counts.helped, 0),
+        "helper": counts.helped,
         "ring": counts.ring - counts.ring_refused,
         "thread": counts.thread,
     }

@@ -25,6 +25,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove, memset
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from abi cimport (
     AU_AT_EMPTY_PATH, AU_AT_NO_AUTOMOUNT, AU_AT_REMOVEDIR, AU_AT_STATX_DONT_SYNC,
@@ -47,7 +48,7 @@ from kernel cimport (
     au_eventfd_drain, au_eventfd_signal, au_exchange, au_fcntl, au_getdents, au_link,
     au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat, au_openat2,
     au_piece, au_pread, au_preadv2, au_pwrite, au_readable, au_register, au_relax, au_resident,
-    au_set_mode, au_set_times, au_setup, au_sleeps, au_statx_call, au_thread,
+    au_set_mode, au_set_times, au_setup, au_sleeps, au_statx_call, au_store_release, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
@@ -107,6 +108,19 @@ cdef extern from "stdlib.h" nogil:
 
 cdef extern from "sys/mman.h" nogil:
     int munmap(void *addr, size_t length)
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+    int pthread_cond_init(pthread_cond_t *condition, void *attributes)
+    int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, timespec *end)
+    int pthread_cond_signal(pthread_cond_t *condition)
+    int pthread_cond_broadcast(pthread_cond_t *condition)
 
 cdef extern from "fcntl.h" nogil:
     const int AT_FDCWD
@@ -186,6 +200,8 @@ cdef enum:
     _MEASURED_MIN = 16 << 10
     # The smallest page of memory there is
     _PAGE_LEAST = 4096
+    # Tasks that ask something of paths, from which on that is shared out (`Crew`)
+    _CROWD = 16
     # Misses in a row after which a file's cached reads are tried only now and then.
     _MISSES_MAX = 4
     _SKIP = 15
@@ -200,6 +216,7 @@ cdef enum:
     _ERESTART_RESTARTBLOCK = 516
 
 MISS = _MISS
+CROWD = _CROWD
 NOW_NEVER = _NOW_NEVER
 NOW_NOWAIT = _NOW_NOWAIT
 NOW_PLAIN = _NOW_PLAIN
@@ -323,6 +340,8 @@ cdef class Meter:
     cdef readonly uint64_t misses
     cdef readonly uint64_t opened
     cdef readonly uint64_t closed
+    cdef readonly Py_ssize_t crowd      # questions of tasks that the crew has not answered yet
+    cdef Crew crew
 
     def __cinit__(self):
         # Some 120 cached reads of 4 KiB, or three of 1 MiB; docs/explanation/fairness.md
@@ -383,7 +402,7 @@ cdef class Meter:
         self.kind = 0
         self.foresees = False
         self.events = -1
-        self.loop = self.task_reference = self.task_state = self.runtime = None
+        self.loop = self.task_reference = self.task_state = self.runtime = self.crew = None
         self.ready = self.timers = None
         self.runner = 0
 
@@ -1643,14 +1662,17 @@ cdef int step_send(PyObject *step, PyObject *value, PyObject **result) except -1
 cdef PyObject *step_next(PyObject *step) except NULL:
     cdef PyObject *result = NULL
     cdef int kind = (<Step>step).step(<PyObject *>None, &result)
-    if kind == 0:
-        found = <object>result
-        Py_DECREF(found)
-        if isinstance(found, (tuple, BaseException)):
-            found = StopIteration(found)    # or it would be taken for the exception's arguments
-        PyErr_SetObject(StopIteration, found)
-        return NULL
-    return result
+    return result if kind else stop_with(result)
+
+
+cdef PyObject *stop_with(PyObject *result) except? NULL:
+    """Raise StopIteration with what is returned."""
+    found = <object>result
+    Py_DECREF(found)
+    if isinstance(found, (tuple, BaseException)):
+        found = StopIteration(found)    # or it would be taken for the exception's arguments
+    PyErr_SetObject(StopIteration, found)
+    return NULL
 
 
 (<PyTypeObject *>Step).tp_as_async.am_send = <sendfunc>step_send
@@ -1924,6 +1946,11 @@ def fd_facts(int fd):
     return facts_tuple(fd, &facts)
 
 
+cdef enum:
+    # What opens no file at once: it makes one, cuts it off, or has to be looked at first
+    _NOT_AT_ONCE = O_CREAT | O_TRUNC | O_DIRECT | O_NONBLOCK
+
+
 cdef long open_cached(const char *path, int flags, au_statx *facts, int *now,
                       bint *local) except? -1:
     """Open an existing regular file on a local file system without sleeping.
@@ -1934,10 +1961,9 @@ cdef long open_cached(const char *path, int flags, au_statx *facts, int *now,
 
     :returns: the descriptor; MISS; or an error as `walk_error` gives it
     """
-    cdef au_open_how how
     cdef au_statx probe
-    cdef long probed, fd
-    if flags & (O_CREAT | O_TRUNC | O_DIRECT | O_NONBLOCK):
+    cdef long probed
+    if flags & _NOT_AT_ONCE:
         return _MISS
     probed = probe_path(path, True, &probe)
     if probed < 0:
@@ -1947,27 +1973,40 @@ cdef long open_cached(const char *path, int flags, au_statx *facts, int *now,
             return _MISS
         mount = mount_facts(probed, &probe)
         now[0], local[0] = mount[1], mount[2]
-        if not local[0] and not (now[0] == _NOW_RESIDENT and (flags & O_ACCMODE) == O_RDONLY):
+        if not may_open(flags, now[0], local[0]):
             return _MISS
-        memset(&how, 0, sizeof(how))
-        how.flags = <uint64_t>(flags | O_NONBLOCK | O_CLOEXEC)
-        how.resolve = AU_RESOLVE_CACHED
-        fd = au_openat2(AT_FDCWD, path, &how)
-        if fd < 0:
-            return walk_error(fd)
-        # O_NONBLOCK means nothing to a regular file, but a child or a program that looks at
-        # the flags would see it, and io_uring would take it for "never wait".
-        if (au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
-                          AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE, facts) < 0
-                or facts.stx_ino != probe.stx_ino or facts.stx_mnt_id != probe.stx_mnt_id
-                or facts.stx_dev_minor != probe.stx_dev_minor
-                or facts.stx_dev_major != probe.stx_dev_major
-                or au_fcntl(fd, F_SETFL, flags) < 0):
-            au_close(fd)
-            return _MISS
-        return fd
+        return open_known(path, flags, &probe, facts)
     finally:
         au_close(probed)
+
+
+cdef bint may_open(int flags, int now, bint local) noexcept nogil:
+    """Whether a regular file on such a mount opens without asking anybody."""
+    return local or (now == _NOW_RESIDENT and (flags & O_ACCMODE) == O_RDONLY)
+
+
+cdef long open_known(const char *path, int flags, au_statx *probe,
+                     au_statx *facts) noexcept nogil:
+    """Open what is known to be a regular file on a local file system, if it still is the same."""
+    cdef au_open_how how
+    cdef long fd
+    memset(&how, 0, sizeof(how))
+    how.flags = <uint64_t>(flags | O_NONBLOCK | O_CLOEXEC)
+    how.resolve = AU_RESOLVE_CACHED
+    fd = au_openat2(AT_FDCWD, path, &how)
+    if fd < 0:
+        return walk_error(fd)
+    # O_NONBLOCK means nothing to a regular file, but a child or a program that looks at
+    # the flags would see it, and io_uring would take it for "never wait".
+    if (au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                      AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE, facts) < 0
+            or facts.stx_ino != probe.stx_ino or facts.stx_mnt_id != probe.stx_mnt_id
+            or facts.stx_dev_minor != probe.stx_dev_minor
+            or facts.stx_dev_major != probe.stx_dev_major
+            or au_fcntl(fd, F_SETFL, flags) < 0):
+        au_close(fd)
+        return _MISS
+    return fd
 
 
 def open_now(bytes path, int flags, Meter meter):
@@ -2167,7 +2206,6 @@ def read_path_now(bytes path, Meter meter):
     :returns: bytes; MISS; or an error of the path walk, as `open_now`
     """
     cdef au_statx facts
-    cdef au_open_how how
     cdef long probed, fd
     cdef int now
     cdef bint local
@@ -2184,12 +2222,9 @@ def read_path_now(bytes path, Meter meter):
             return _MISS
         mount = mount_facts(probed, &facts)
         now, local = mount[1], mount[2]
-        if now == _NOW_NEVER or not (local or now == _NOW_RESIDENT):
+        if not may_read(now, local):
             return _MISS
-        memset(&how, 0, sizeof(how))
-        how.flags = <uint64_t>(O_RDONLY | O_NONBLOCK | O_CLOEXEC)
-        how.resolve = AU_RESOLVE_CACHED
-        fd = au_openat2(AT_FDCWD, path, &how)
+        fd = open_to_read(path)
     finally:
         au_close(probed)
     if fd < 0:
@@ -2200,13 +2235,7 @@ def read_path_now(bytes path, Meter meter):
         au_close(fd)
         raise MemoryError
     start = au_now() if size >= _MEASURED_MIN else 0
-    count = 0
-    if now == _NOW_RESIDENT:
-        count = surely_resident(fd, False, size, 0)
-    if count == 0:
-        count = read_in_memory(fd, now, PyBytes_Content(data), size, 0,
-                               <int64_t>facts.stx_size if local else -1)
-    au_close(fd)
+    count = read_opened(fd, now, local, PyBytes_Content(data), size)
     if count < 0 or count == size:
         Py_XDECREF(data)
         meter.misses += 1
@@ -2216,6 +2245,35 @@ def read_path_now(bytes path, Meter meter):
     if start:
         meter.took(size, au_now() - start)
     return shortened(data, count)
+
+
+cdef bint may_read(int now, bint local) noexcept nogil:
+    """Whether what is in memory of a regular file on such a mount can be read without sleeping."""
+    return now != _NOW_NEVER and (local or now == _NOW_RESIDENT)
+
+
+cdef long open_to_read(const char *path) noexcept nogil:
+    """A descriptor for one read of what is known to be a regular file; or -errno."""
+    cdef au_open_how how
+    memset(&how, 0, sizeof(how))
+    how.flags = <uint64_t>(O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+    how.resolve = AU_RESOLVE_CACHED
+    return au_openat2(AT_FDCWD, path, &how)
+
+
+cdef Py_ssize_t read_opened(int fd, int now, bint local, char *data,
+                            Py_ssize_t size) noexcept nogil:
+    """Read and close it: how much, or -errno.
+
+    :param size: one byte more than statx(2) has told: with as much the file is another one by now
+    """
+    cdef Py_ssize_t count = 0
+    if now == _NOW_RESIDENT:
+        count = surely_resident(fd, False, size, 0)
+    if count == 0:
+        count = read_in_memory(fd, now, data, size, 0, size - 1 if local else -1)
+    au_close(fd)
+    return count
 
 
 # The meter of the loop that has served a path last, which mostly is the one that serves the next:
@@ -2234,7 +2292,9 @@ def admitted(Py_ssize_t cost):
     once; None: go the long way.
     """
     cdef Meter meter = recent      # a loop in another thread may take its place meanwhile
-    return meter if meter is not None and meter.admit(cost) else None
+    if meter is None or meter.crowd >= _CROWD or not meter.admit(cost):
+        return None
+    return meter
 
 
 def open_quick(path, int flags, Py_ssize_t cost, Meter meter not None):
@@ -2245,7 +2305,6 @@ def open_quick(path, int flags, Py_ssize_t cost, Meter meter not None):
     cdef au_statx facts
     cdef int now = _NOW_NEVER
     cdef bint local = False
-    cdef Handle handle
     cdef bytes encoded = path_bytes(path)
     cdef long fd = _MISS
     if encoded is not None and meter.enabled:
@@ -2253,10 +2312,15 @@ def open_quick(path, int flags, Py_ssize_t cost, Meter meter not None):
     if fd < 0:
         return path_outcome(fd, path, cost, meter)
     try:
-        handle = Handle.__new__(Handle, fd, flags)
+        return new_handle(<int>fd, flags, &facts, now, local, meter)
     except BaseException:
-        au_close(fd)
+        au_close(<int>fd)
         raise
+
+
+cdef Handle new_handle(int fd, int flags, au_statx *facts, int now, bint local, Meter meter):
+    """The handle of a regular file that has been opened without sleeping."""
+    cdef Handle handle = Handle.__new__(Handle, fd, flags)
     handle.learn(facts.stx_mode, facts.stx_blksize, now, local)
     handle.meter = meter
     if local:
@@ -2282,7 +2346,8 @@ cdef bytes path_bytes(path):
 cdef bytes encoded_path(path, Py_ssize_t cost, Meter meter):
     """The path as the kernel takes it, if the meter's loop is the current one and admits it."""
     cdef bytes encoded
-    if meter is None or type(path) is not unicode or not meter.admit(cost):
+    if (meter is None or meter.crowd >= _CROWD or type(path) is not unicode
+            or not meter.admit(cost)):
         return None
     try:
         encoded = path_bytes(path)
@@ -2380,6 +2445,728 @@ def is_fifo_cached(bytes path):
         return False
     au_close(fd)
     return bool(S_ISFIFO(facts.stx_mode))
+
+
+# ---------------------------------------------------------------------------------------------
+# Errands: what many tasks ask of paths at once, by a thread that does not know the interpreter
+# ---------------------------------------------------------------------------------------------
+
+cdef enum:
+    _ERRAND_STAT = 0
+    _ERRAND_READ = 1
+    _ERRAND_OPEN = 2
+    _BLOCK = 4096               # of memory for a file's content, which is used again
+    _BLOCKS_KEPT = 128
+    _AHEAD = 64                 # answers, each perhaps an open file, that wait to be handed out
+    _MISSES_RUN = 64            # answers without use after which the crew is not asked,
+    _PAUSE = 1000               # so many times
+    _IDLE_SECONDS = 2           # after which a helper leaves
+    _READ_MAX = 64 << 10        # (as `errand_t.limit`)
+    _IN_A_TURN = 32             # answers handed out in one turn of the loop
+    _OWN = 8                    # (as `Crew.own_most`)
+    _ENTITLED_NS = 10_000       # for whoever has waited: about an open file's read and close
+    _PLACES = 16                # mounts that helpers know
+    _LOOK_NS = 200_000           # how long a helper looks for the next errand before it sleeps
+
+
+cdef struct place_t:
+    uint64_t mount_id           # unique
+    int now
+    bint local
+
+
+cdef struct errand_t:
+    errand_t *next
+    void *owner                 # the `Errand`; a reference of the crew's, from `push` to `hand_out`
+    const char *path
+    uint8_t kind
+    bint follow
+    int flags
+    Py_ssize_t limit            # a file that is not smaller goes another way
+    long result                 # 0, a count, or a descriptor; MISS; or an error as of `walk_error`
+    au_statx facts
+    place_t place               # where it is, as far as that is known
+    bint strange                # on a mount that helpers do not know
+    char *block                 # of _BLOCK bytes, or NULL
+    char *data                  # what has been read: `block`, or malloc's
+
+
+cdef struct errands_t:
+    errand_t *first
+    errand_t *last              # of anything, if there is a first one
+    uint32_t count
+
+
+cdef struct crew_t:
+    pthread_mutex_t mutex       # for what follows up to `armed`
+    pthread_cond_t come         # there is something to run, or the end has come
+    errands_t asked             # to be run
+    errands_t done              # to be handed out
+    char *blocks                # free ones, each pointing to the next
+    int blocks_kept
+    int helpers
+    int sleeping                # helpers
+    bint ended
+    bint armed                  # the loop will sleep: signal what is done
+    int eventfd
+    place_t places[_PLACES]     # what stands there is never changed
+    uint32_t known              # how many there are
+
+
+cdef bint find_place(crew_t *crew, errand_t *errand) noexcept nogil:
+    cdef uint32_t index
+    if errand.facts.stx_mask & AU_STATX_MNT_ID_UNIQUE:
+        for index in range(au_load_acquire(&crew.known)):
+            if crew.places[index].mount_id == errand.facts.stx_mnt_id:
+                errand.place = crew.places[index]
+                return True
+    errand.strange = True
+    return False
+
+
+cdef void run_errand(crew_t *crew, errand_t *errand, bint may_wait) noexcept nogil:
+    """Find out what is asked, in whatever thread, if it is in memory on a local file system.
+
+    Nothing is opened before it is known where it is.
+
+    :param may_wait: whether the way there may be looked up where it is not in memory, which takes
+        one system call instead of three
+    """
+    cdef au_statx probe
+    cdef long result
+    if may_wait:
+        result = au_statx_call(
+            AT_FDCWD, errand.path,
+            AU_AT_STATX_DONT_SYNC | AU_AT_NO_AUTOMOUNT
+            | (0 if errand.follow else AU_AT_SYMLINK_NOFOLLOW),
+            AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE, &errand.facts)
+    else:
+        result = probe_path(errand.path, errand.follow, &errand.facts)
+        if result >= 0:
+            au_close(<int>result)
+    if result < 0:
+        errand.result = walk_error(result)
+    elif not find_place(crew, errand):
+        errand.result = _MISS
+    elif errand.kind == _ERRAND_STAT:
+        errand.result = 0
+        if not errand.place.local and errand.place.now != _NOW_RESIDENT:
+            errand.result = _MISS
+    elif not S_ISREG(errand.facts.stx_mode):
+        errand.result = _MISS
+    elif errand.kind == _ERRAND_READ:
+        errand.result = run_read(errand)
+    elif may_open(errand.flags, errand.place.now, errand.place.local):
+        probe = errand.facts
+        errand.result = open_known(errand.path, errand.flags, &probe, &errand.facts)
+
+
+cdef long run_read(errand_t *errand) noexcept nogil:
+    cdef long fd, count
+    cdef Py_ssize_t size = <Py_ssize_t>errand.facts.stx_size + 1    # one more, to see the end
+    if (errand.facts.stx_size >= <uint64_t>errand.limit
+            or not may_read(errand.place.now, errand.place.local)):
+        return _MISS
+    if size <= _BLOCK:
+        if errand.block == NULL:
+            errand.block = <char *>malloc(_BLOCK)
+        errand.data = errand.block
+    else:
+        errand.data = <char *>malloc(size)
+    if errand.data == NULL:
+        return _MISS
+    fd = open_to_read(errand.path)
+    if fd < 0:
+        return walk_error(fd)
+    count = read_opened(<int>fd, errand.place.now, errand.place.local, errand.data, size)
+    return _MISS if count < 0 or count == size else count
+
+
+cdef void put_errand(errands_t *queue, errand_t *errand) noexcept nogil:
+    """With the mutex held, as `take_errand`."""
+    errand.next = NULL
+    if queue.first == NULL:
+        queue.first = errand
+    else:
+        queue.last.next = errand
+    queue.last = errand
+    au_store_release(&queue.count, queue.count + 1)
+
+
+cdef errand_t *take_errand(errands_t *queue) noexcept nogil:
+    cdef errand_t *errand = queue.first
+    if errand != NULL:
+        queue.first = errand.next
+        au_store_release(&queue.count, queue.count - 1)
+    return errand
+
+
+cdef errand_t *next_errand(crew_t *crew) noexcept nogil:
+    """To be run; with the mutex held."""
+    cdef errand_t *errand = take_errand(&crew.asked)
+    if errand != NULL and errand.kind == _ERRAND_READ and crew.blocks != NULL:
+        errand.block = crew.blocks
+        crew.blocks = (<char **>errand.block)[0]
+        crew.blocks_kept -= 1
+    return errand
+
+
+cdef bint has_work(crew_t *crew) noexcept nogil:
+    """Without the mutex a guess."""
+    return (au_load_acquire(&crew.asked.count) != 0
+            and au_load_acquire(&crew.done.count) < _AHEAD)
+
+
+cdef void help_crew(crew_t *crew) noexcept nogil:
+    """Run errands until the end, or there have been none for long."""
+    cdef errand_t *errand
+    cdef int64_t end
+    cdef timespec due
+    pthread_mutex_lock(&crew.mutex)
+    while not crew.ended:
+        errand = next_errand(crew) if has_work(crew) else NULL
+        if errand != NULL:
+            pthread_mutex_unlock(&crew.mutex)
+            run_errand(crew, errand, True)
+            pthread_mutex_lock(&crew.mutex)
+            put_errand(&crew.done, errand)
+            if crew.armed:
+                crew.armed = False
+                au_eventfd_signal(crew.eventfd)
+            continue
+        # To be woken takes longer than most errands
+        pthread_mutex_unlock(&crew.mutex)
+        end = au_now() + _LOOK_NS
+        while not has_work(crew) and au_now() < end:
+            au_relax()
+        pthread_mutex_lock(&crew.mutex)
+        if not has_work(crew) and not crew.ended:
+            clock_gettime(CLOCK_REALTIME, &due)
+            due.tv_sec += _IDLE_SECONDS
+            crew.sleeping += 1
+            if pthread_cond_timedwait(&crew.come, &crew.mutex, &due) and not has_work(crew):
+                crew.sleeping -= 1
+                break
+            crew.sleeping -= 1
+    crew.helpers -= 1
+    pthread_mutex_unlock(&crew.mutex)
+
+
+@cython.final
+@cython.freelist(64)
+@cython.no_gc
+cdef class Errand:
+    """One question about a path, and its answer; for Trio's tasks, what they await.
+
+    Out of the collector's sight, which so many short lives would call often: it refers to what
+    refers to it, a task, only as long as that waits.
+    """
+
+    cdef errand_t errand
+    cdef bytes path
+    cdef object waiter          # asyncio's future or Trio's task; None: nobody waits
+    cdef object given           # the answer, for Trio's
+    cdef bint begun             # Trio's task has begun to wait
+    cdef Crew crew
+
+    def __dealloc__(self):
+        if self.errand.kind == _ERRAND_OPEN and self.errand.result >= 0:
+            au_close(<int>self.errand.result)   # nobody has taken it
+        if self.errand.data != self.errand.block:
+            free(self.errand.data)
+        if self.errand.block != NULL:
+            self.crew.keep_block(self.errand.block)
+
+    # -- as Trio's tasks await it -----------------------------------------------------------------
+
+    cdef int step(self, PyObject *outcome, PyObject **result) except -1:
+        """What is yielded (1) or returned (0)."""
+        if self.begun:
+            (<object>outcome).unwrap()      # raises what has cancelled it
+            answer, self.given = self.given, None
+            Py_INCREF(answer)
+            result[0] = <PyObject *>answer
+            return 0
+        request = self.crew.park(self)
+        # From here until Trio has it, no handler of a signal is called
+        self.begun = True
+        self.waiter = self.crew.meter.trio_locals["task"]
+        self.crew.start(self)
+        Py_INCREF(request)
+        result[0] = <PyObject *>request
+        return 1
+
+    def __call__(self, how):
+        """Trio: the task is cancelled."""
+        self.waiter = None
+        return self.crew.left
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, outcome):
+        """As of a coroutine."""
+        cdef PyObject *result = NULL
+        cdef int kind = self.step(<PyObject *>outcome, &result)
+        found = <object>result
+        Py_DECREF(found)
+        if kind == 0:
+            raise StopIteration(found)
+        return found
+
+    def throw(self, error, value=None, traceback=None):
+        """As of a coroutine."""
+        self.waiter = None
+        raise error if value is None else value
+
+    def close(self):
+        """As of a coroutine."""
+        self.waiter = None
+
+    # -- what it has found ------------------------------------------------------------------------
+
+    cdef object answer(self, Meter meter):
+        """What was found; MISS, or an error of the path walk as `open_now`."""
+        cdef errand_t *errand = &self.errand
+        cdef long result = errand.result
+        cdef Handle handle
+        if result < 0:
+            return result
+        if errand.kind == _ERRAND_STAT:
+            meter.hits += 1
+            return stat_result(&errand.facts)
+        if errand.kind == _ERRAND_READ:
+            meter.hits += 1
+            return PyBytes_FromStringAndSize(errand.data, result)
+        handle = new_handle(<int>result, errand.flags, &errand.facts, errand.place.now,
+                            errand.place.local, meter)
+        errand.result = _MISS       # it is the handle's now
+        return handle
+
+
+cdef int errand_send(PyObject *errand, PyObject *value, PyObject **result) except -1:
+    return (<Errand>errand).step(value, result)
+
+
+cdef PyObject *errand_next(PyObject *errand) except NULL:
+    cdef PyObject *result = NULL
+    cdef int kind = (<Errand>errand).step(<PyObject *>None, &result)
+    return result if kind else stop_with(result)
+
+
+# (as of `Step`)
+(<PyTypeObject *>Errand).tp_as_async.am_send = <sendfunc>errand_send
+(<PyTypeObject *>Errand).tp_iternext = <iternextfunc>errand_next
+
+
+@cython.final
+cdef class Crew:
+    """Helpers of one loop: threads that run errands without the interpreter's lock.
+
+    A question about a path in memory takes some system calls.  Where many tasks ask, each of them
+    waits for the others' calls; helpers make these while the loop runs the tasks.  What a helper
+    does may wait, for a directory on a disk say, and then only what it is at waits: the loop runs
+    errands, too, whenever it would have nothing else to do with them, and never waits.
+
+    Everything but `help` runs in the loop's thread.
+    """
+
+    cdef crew_t crew
+    cdef object __weakref__
+    cdef readonly Meter meter
+    cdef object park            # makes asyncio's future; errand -> what Trio is to be asked
+    cdef object come            # called with the first errand: have `turn` called in the next turn
+    cdef object hire            # has a thread call `help` of this: True if there is one
+    cdef object wake            # Trio's, of a task; None: asyncio
+    cdef object left            # what says to Trio that a task may be woken
+    cdef bint coming
+    cdef bint in_vain           # there was nothing to hand out the last time
+    cdef bint signalled         # the eventfd, perhaps
+    cdef readonly int helpers_max
+    cdef public int own_most            # errands that the loop runs in a turn with none to hand out
+    cdef readonly uint64_t served       # errands,
+    cdef readonly uint64_t own          # of those, run by the loop,
+    cdef readonly uint64_t missed       # and of no use
+    cdef int misses                     # the last ones,
+    cdef int pause                      # and how often it is not to be asked
+
+    def __cinit__(self, Meter meter not None, int helpers_max):
+        cdef au_statx facts
+        cdef long fd
+        pthread_mutex_init(&self.crew.mutex, NULL)
+        pthread_cond_init(&self.crew.come, NULL)
+        self.crew.eventfd = -1
+        if (au_statx_call(AT_FDCWD, b"/", AU_AT_STATX_DONT_SYNC, AU_STATX_MNT_ID_UNIQUE, &facts) < 0
+                or not facts.stx_mask & AU_STATX_MNT_ID_UNIQUE):
+            raise OSError(ENOSYS, "a helper cannot tell what mount a file is on")
+        fd = au_eventfd()
+        if fd < 0:
+            raise OSError(-fd, strerror(-fd))
+        self.crew.eventfd = <int>fd
+        self.meter = meter
+        self.helpers_max = helpers_max
+        self.own_most = _OWN
+
+    def __dealloc__(self):
+        # No helper is left: each holds a reference
+        cdef char *block
+        self.drop_all()
+        if self.crew.eventfd >= 0:
+            au_close(self.crew.eventfd)
+        while self.crew.blocks != NULL:
+            block = self.crew.blocks
+            self.crew.blocks = (<char **>block)[0]
+            free(block)
+
+    def serve(self, park, come, hire, wake=None, left=None):
+        self.park, self.come, self.hire, self.wake, self.left = park, come, hire, wake, left
+        self.meter.crew = self
+
+    @property
+    def eventfd(self):
+        return self.crew.eventfd
+
+    @property
+    def outstanding(self):
+        """Questions that are not answered yet."""
+        return self.meter.crowd
+
+    @property
+    def ended(self):
+        return bool(self.crew.ended)
+
+    @property
+    def helpers(self):
+        """How many there are; each leaves after two seconds without work."""
+        return self.crew.helpers
+
+    cpdef bint willing(self):
+        """Whether it is worth asking: not for a while after many answers without use."""
+        if self.pause:
+            self.pause -= 1
+            self.misses = 0
+        return self.pause == 0 and not self.crew.ended
+
+    def help(self):
+        """In a helper: run errands until the end."""
+        with nogil:
+            help_crew(&self.crew)
+        self.drop_all()
+
+    # -- asking -----------------------------------------------------------------------------------
+
+    def stat(self, bytes path not None, bint follow):
+        """To be awaited: an os.stat_result, MISS, or an error of the path walk, as `stat_now`."""
+        return self.push(path, _ERRAND_STAT, follow, 0)
+
+    def read(self, bytes path not None):
+        """To be awaited: bytes, MISS, or an error of the path walk, as `read_path_now`."""
+        return self.push(path, _ERRAND_READ, True, 0)
+
+    def open(self, bytes path not None, int flags):
+        """To be awaited: a `Handle`, MISS, or an error of the path walk; None: not so."""
+        return None if flags & _NOT_AT_ONCE else self.push(path, _ERRAND_OPEN, True, flags)
+
+    cdef object push(self, bytes path, uint8_t kind, bint follow, int flags):
+        cdef Errand owner = Errand.__new__(Errand)
+        cdef errand_t *errand = &owner.errand
+        owner.crew = self
+        owner.path = path
+        errand.owner = <void *>owner
+        errand.path = PyBytes_AS_STRING(path)
+        errand.kind = kind
+        errand.follow = follow
+        errand.flags = flags
+        errand.limit = min(_READ_MAX, self.meter.inline_max)
+        errand.result = _MISS
+        if self.wake is not None:
+            return owner
+        owner.waiter = future = self.park()
+        self.start(owner)
+        return future
+
+    cdef int start(self, Errand owner) except -1:
+        if not self.coming:
+            self.come()
+            self.coming = True
+        Py_INCREF(owner)
+        self.meter.crowd += 1
+        pthread_mutex_lock(&self.crew.mutex)
+        put_errand(&self.crew.asked, &owner.errand)
+        if self.crew.sleeping and self.crew.asked.count >= self.own_most and has_work(&self.crew):
+            pthread_cond_signal(&self.crew.come)
+        pthread_mutex_unlock(&self.crew.mutex)
+        return 0
+
+    cdef void keep_block(self, char *block) noexcept:
+        pthread_mutex_lock(&self.crew.mutex)
+        if self.crew.blocks_kept < _BLOCKS_KEPT:
+            (<char **>block)[0] = self.crew.blocks
+            self.crew.blocks = block
+            self.crew.blocks_kept += 1
+            block = NULL
+        pthread_mutex_unlock(&self.crew.mutex)
+        free(block)
+
+    # -- answering --------------------------------------------------------------------------------
+
+    def turn(self):
+        """Hand out what is done; if that is nothing, twice, run some errands in this thread.
+
+        :returns: whether it is to be called again in the next turn.  Otherwise the eventfd will say
+        """
+        cdef errands_t done
+        cdef uint32_t asked
+        cdef int _count
+        cdef bint hires
+        if self.crew.ended:
+            return False
+        pthread_mutex_lock(&self.crew.mutex)
+        hires = self.crew.asked.count > self.own_most and self.crew.helpers < self.helpers_max
+        if hires:
+            self.crew.helpers += 1
+        pthread_mutex_unlock(&self.crew.mutex)
+        if hires:
+            self.begin_hire()
+        pthread_mutex_lock(&self.crew.mutex)
+        self.crew.armed = False
+        done.first, done.count = NULL, 0
+        for _count in range(_IN_A_TURN):
+            if self.crew.done.first != NULL:
+                put_errand(&done, take_errand(&self.crew.done))
+        asked = self.crew.asked.count
+        if self.crew.sleeping and asked > self.own_most and has_work(&self.crew):
+            pthread_cond_signal(&self.crew.come)
+        pthread_mutex_unlock(&self.crew.mutex)
+        if self.signalled:          # not before: while it was armed, a helper might have followed
+            self.signalled = False
+            au_eventfd_drain(self.crew.eventfd)
+        if done.first == NULL and asked and self.in_vain:
+            self.run_some(&done)
+        self.in_vain = done.first == NULL
+        self.hand_out(&done)
+        self.coming = not self.may_sleep()
+        return self.coming
+
+    cdef int begin_hire(self) except -1:
+        """Have one helper more; where there can be none, this is not tried again."""
+        hired = False
+        try:
+            hired = self.hire(self)
+        finally:
+            if not hired:
+                pthread_mutex_lock(&self.crew.mutex)
+                self.crew.helpers -= 1
+                pthread_mutex_unlock(&self.crew.mutex)
+        if not hired:
+            self.helpers_max = 0
+        return 0
+
+    def wait_begins(self, bint sleeps):
+        """Trio is about to look for events, with no task that is ready.
+
+        It has to come back for what is under way; and where it does not sleep, since it may take
+        this for the time to set an autojump clock forward, at once.
+        """
+        cdef errands_t done
+        if not self.meter.crowd or self.crew.ended:
+            return
+        if not sleeps and self.meter.trio_locals["runner"].runq:
+            return
+        if au_load_acquire(&self.crew.done.count) == 0:
+            done.first, done.count = NULL, 0
+            self.run_some(&done)
+            self.take_back(&done)
+        if not self.may_sleep():
+            self.signalled = True
+            au_eventfd_signal(self.crew.eventfd)
+
+    cdef bint may_sleep(self) noexcept:
+        """Whether all there is to do is in the helpers' hands, who signal it from now on."""
+        cdef bint result
+        pthread_mutex_lock(&self.crew.mutex)
+        result = self.crew.done.first == NULL and self.crew.asked.first == NULL
+        self.crew.armed = result and self.meter.crowd > 0
+        if self.crew.armed:
+            self.signalled = True
+        pthread_mutex_unlock(&self.crew.mutex)
+        return result
+
+    cdef void run_some(self, errands_t *done) noexcept:
+        """Those that have waited longest."""
+        cdef errand_t *errand
+        cdef int _count
+        with nogil:
+            for _count in range(self.own_most):
+                pthread_mutex_lock(&self.crew.mutex)
+                errand = next_errand(&self.crew)
+                pthread_mutex_unlock(&self.crew.mutex)
+                if errand == NULL:
+                    break
+                run_errand(&self.crew, errand, False)
+                put_errand(done, errand)
+        self.own += done.count
+
+    cdef int hand_out(self, errands_t *done) except -1:
+        cdef errand_t *errand
+        cdef Errand owner
+        cdef int64_t count = 0
+        try:
+            while done.first != NULL:
+                errand = take_errand(done)
+                owner = <Errand>errand.owner
+                Py_DECREF(owner)
+                count += 1
+                self.meter.crowd -= 1
+                self.served += 1
+                try:
+                    if errand.strange:
+                        self.learn(errand)
+                finally:
+                    if owner.waiter is not None:
+                        self.give(owner)
+        finally:
+            self.take_back(done)
+        if count:
+            # They have waited for a turn
+            count = min(count * _ENTITLED_NS, self.meter.budget_most)
+            if self.meter.left < count:
+                self.meter.grant(count, 0)
+        return 0
+
+    cdef void take_back(self, errands_t *done) noexcept:
+        """For the next turn."""
+        pthread_mutex_lock(&self.crew.mutex)
+        while done.first != NULL:
+            put_errand(&self.crew.done, take_errand(done))
+        pthread_mutex_unlock(&self.crew.mutex)
+
+    cdef int give(self, Errand owner) except -1:
+        waiter, owner.waiter = owner.waiter, None
+        try:
+            answer = owner.answer(self.meter)
+        except MemoryError:
+            answer = _MISS          # the task will meet it again
+        if type(answer) is int and answer == _MISS:
+            self.missed += 1
+            self.misses += 1
+            if self.misses >= _MISSES_RUN:
+                self.pause = _PAUSE
+        else:
+            self.misses = 0
+        if self.wake is not None:
+            owner.given = answer
+            self.wake(waiter)
+        elif not waiter.done():
+            try:
+                waiter.set_result(answer)
+            except Exception:
+                if not waiter.done():   # Ctrl-C has cancelled it just now
+                    raise
+        return 0
+
+    cdef int learn(self, errand_t *errand) except -1:
+        """From now on helpers know the mount that this is on, if that can be seen."""
+        cdef au_statx facts
+        cdef place_t *place
+        cdef uint32_t index
+        cdef long fd
+        if self.crew.known == _PLACES:
+            return 0
+        fd = probe_path(errand.path, errand.follow, &facts)
+        if fd < 0:
+            return 0
+        try:
+            if not facts.stx_mask & AU_STATX_MNT_ID_UNIQUE:
+                return 0
+            for index in range(self.crew.known):
+                if self.crew.places[index].mount_id == facts.stx_mnt_id:
+                    return 0
+            mount = mount_facts(<int>fd, &facts)
+        except Exception:
+            return 0                # the task will meet it again
+        finally:
+            au_close(<int>fd)
+        place = &self.crew.places[self.crew.known]
+        place.mount_id, place.now, place.local = facts.stx_mnt_id, mount[1], mount[2]
+        au_store_release(&self.crew.known, self.crew.known + 1)
+        return 0
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def end(self):
+        """The loop has ended: nobody waits any more, and the helpers go."""
+        pthread_mutex_lock(&self.crew.mutex)
+        self.crew.ended = True
+        pthread_cond_broadcast(&self.crew.come)
+        pthread_mutex_unlock(&self.crew.mutex)
+        self.drop_all()
+        self.meter.crew = None
+        self.meter.crowd = 0
+        self.park = self.come = self.hire = self.wake = self.left = None
+
+    def forget(self):
+        """After fork, in the child: the helpers are the parent's, and one may have held the mutex.
+        What has been asked is not answered.
+        """
+        pthread_mutex_init(&self.crew.mutex, NULL)
+        pthread_cond_init(&self.crew.come, NULL)
+        self.crew.helpers = self.crew.sleeping = 0
+        self.crew.armed = False
+        self.crew.ended = True
+        self.meter.crew = None
+        self.meter.crowd = 0
+
+    cdef void drop_all(self) noexcept:
+        """What no helper is at."""
+        cdef errand_t *errand
+        cdef Errand owner
+        while True:
+            pthread_mutex_lock(&self.crew.mutex)
+            errand = take_errand(&self.crew.asked)
+            if errand == NULL:
+                errand = take_errand(&self.crew.done)
+            pthread_mutex_unlock(&self.crew.mutex)
+            if errand == NULL:
+                return
+            owner = <Errand>errand.owner
+            owner.waiter = None
+            Py_DECREF(owner)
+
+
+cdef Crew crew_of_crowd():
+    """The crew of the loop that runs the current task, if it is the one to ask; else None."""
+    cdef Meter meter = recent      # (as above)
+    if meter is None or meter.crowd < _CROWD or meter.crew is None or not meter.look():
+        return None
+    return meter.crew if meter.crew.willing() else None
+
+
+def ask_stat(path, bint follow):
+    """As `Crew.stat`; None: go the long way."""
+    cdef Crew crew = crew_of_crowd()
+    cdef bytes encoded = None if crew is None else path_bytes(path)
+    return None if encoded is None else crew.push(encoded, _ERRAND_STAT, follow, 0)
+
+
+def ask_read(path):
+    """As `Crew.read`; None: go the long way."""
+    cdef Crew crew = crew_of_crowd()
+    cdef bytes encoded = None if crew is None else path_bytes(path)
+    return None if encoded is None else crew.push(encoded, _ERRAND_READ, True, 0)
+
+
+def ask_open(path, int flags):
+    """As `Crew.open`; None: go the long way."""
+    cdef Crew crew = None if flags & _NOT_AT_ONCE else crew_of_crowd()
+    cdef bytes encoded = None if crew is None else path_bytes(path)
+    return None if encoded is None else crew.push(encoded, _ERRAND_OPEN, True, flags)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ that is refilled only by passing the gate, one task at a time, in order of arriv
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from ._handle import CROWD
 from ._host import Host
 from ._line import Line
 
@@ -23,10 +25,12 @@ class Gate:
     every operation waits anyway.
     """
 
-    __slots__ = ("_host", "_line", "meter")
+    __slots__ = ("_crew", "_host", "_line", "_recruit", "meter")
 
-    def __init__(self, host: Host, meter: Any) -> None:
+    def __init__(self, host: Host, meter: Any, recruit: Callable[[], Any] | None = None) -> None:
         self._host = host
+        self._crew: Any = None
+        self._recruit = recruit
         self._line = Line(meter)  # which wants to know whether somebody waits
         self.meter = meter
 
@@ -41,6 +45,21 @@ class Gate:
         if meter is not None and not meter.charge(size):
             await self.turn()
             meter.charge(size)
+
+    def crew(self) -> Any:
+        """The `Crew`, if so many tasks are here that it is the one to ask; else None.
+
+        What it is asked counts as a turn, and the answer is waited for at once, without `admit`.
+        """
+        meter = self.meter
+        if meter is None or (meter.crowd < CROWD and self._line.length < CROWD):
+            return None
+        if self._crew is None and self._recruit is not None:
+            self._crew, self._recruit = self._recruit(), None
+        crew = self._crew
+        if crew is None or not crew.willing() or not meter.clear():  # (then `admit` raises)
+            return None
+        return crew
 
     def spend(self, size: int) -> None:
         """Charge for `size` bytes that an operation has copied, which were not known before."""

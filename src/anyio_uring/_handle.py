@@ -17,10 +17,14 @@ from . import _mounts
 
 __all__ = [
     "COMPILED",
+    "CROWD",
     "MISS",
     "Handle",
     "HandleOwner",
     "admitted",
+    "ask_open",
+    "ask_read",
+    "ask_stat",
     "close_quick",
     "fd_facts",
     "open_now",
@@ -228,6 +232,10 @@ def _close_quick_portably(file: PortableHandleOwner) -> bool:
     return False
 
 
+def _ask_portably(path: object, *_: object) -> Any:
+    return None
+
+
 def _read_path_portably(path: bytes, meter: Any) -> Any:
     return MISS
 
@@ -235,9 +243,13 @@ def _read_path_portably(path: bytes, meter: Any) -> Any:
 if TYPE_CHECKING or COMPILED:
     from . import _uring
     from ._uring import (
+        CROWD,
         Handle,
         HandleOwner,
         admitted,
+        ask_open,
+        ask_read,
+        ask_stat,
         close_quick,
         open_now,
         open_quick,
@@ -254,6 +266,8 @@ if TYPE_CHECKING or COMPILED:
 
     _uring.set_classifier(_mounts.classify)
 else:
+    CROWD = 0
+    ask_open = ask_read = ask_stat = _ask_portably
     Handle = PortableHandle
     HandleOwner = PortableHandleOwner
     plain_attributes = _leave_attributes

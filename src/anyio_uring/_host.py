@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 import weakref
@@ -13,7 +14,7 @@ from ._pool import Pool, forget_pools
 from ._settings import Settings, workers_cap
 
 if TYPE_CHECKING:
-    from ._uring import Landing, Operation, Ring
+    from ._uring import Crew, Landing, Operation, Ring
 
 
 # How long the end of a loop waits for operations that cannot be cancelled (a write to a slow
@@ -106,6 +107,7 @@ class Host:
         self._ringless = False  # the last attempt to make a ring failed
         self._blocking = 0  # operations in kernel workers that may block them for long
         self._pool: Pool | None = None
+        self.crew: Crew | None = None  # helpers, where there has been a crowd
         self.clear: Callable[[], bool] | None = None  # whether no scope is known to be cancelled
         # Looks for the completion of an operation that is alone, for a short while
         self.linger: Callable[[Ring, Operation], Iterable[Operation]] = _no_linger
@@ -325,6 +327,27 @@ class Host:
             finally:
                 del error  # (the same)
 
+    def employ(self, crew: Crew) -> bool:
+        """From now on tasks may wait for a crew; False: this loop cannot."""
+        if not self._serve(crew):
+            return False
+        self.crew = crew
+        _crews.add(crew)
+        return True
+
+    def _serve(self, crew: Crew) -> bool:
+        raise NotImplementedError
+
+    @staticmethod
+    def hire(crew: Crew) -> bool:
+        """One helper more, if there can be one: a daemon, since it never has anything to lose."""
+        helper = threading.Thread(target=crew.help, name="anyio_uring helper", daemon=True)
+        try:
+            helper.start()
+        except RuntimeError:
+            return False
+        return True
+
     # -- the end ----------------------------------------------------------------------------------
 
     def shut_down(self) -> None:
@@ -332,6 +355,9 @@ class Host:
         self.ended = True
         if self._pool is not None:
             self._pool.close()
+        if self.crew is not None and not self.crew.ended:
+            self._unwatch(self.crew.eventfd)
+            self.crew.end()
         ring = self.ring
         if ring is None or ring.closed:
             return
@@ -376,6 +402,7 @@ def _no_landing() -> Landing | None:
 
 
 _rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
 
 
 def forget_parent() -> None:
@@ -384,3 +411,6 @@ def forget_parent() -> None:
     for ring in list(_rings):
         ring.forget()
     _rings.clear()
+    for crew in list(_crews):
+        crew.forget()
+    _crews.clear()

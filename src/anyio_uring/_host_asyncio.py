@@ -37,7 +37,7 @@ from ._private import SCOPE_MESSAGE
 from ._settings import Settings
 
 if TYPE_CHECKING:
-    from ._uring import Operation
+    from ._uring import Crew, Operation
 
 
 class _Completion(asyncio.Future[None]):
@@ -76,6 +76,7 @@ class AsyncioHost(Host):
         super().__init__(settings)
         self.loop = loop
         self._flushing = False
+        self._turning = False
         # Callbacks of ours run in no user's context, and copying one each time is not free
         self._context = Context()
 
@@ -154,6 +155,30 @@ class AsyncioHost(Host):
         future, unit.waiter = unit.waiter, None
         if not self.loop.is_closed():
             _wake(future)
+
+    def _serve(self, crew: Crew) -> bool:
+        if not can_host(self.loop):
+            return False
+        self.loop.add_reader(crew.eventfd, self._turn)
+        crew.serve(self.loop.create_future, self._turn_soon, self.hire)
+        return True
+
+    def _turn_soon(self) -> None:
+        if not self._turning and not self.loop.is_closed():
+            self.loop.call_soon(self._next_turn, context=self._context)
+            self._turning = True
+
+    def _next_turn(self) -> None:
+        self._turning = False
+        self._turn()
+
+    def _turn(self) -> None:
+        again = self.crew is not None
+        try:
+            again = self.crew is not None and self.crew.turn()
+        finally:
+            if again:
+                self._turn_soon()
 
     def waiter(self) -> asyncio.Future[None]:
         return self.loop.create_future()

@@ -28,7 +28,7 @@ from ._host import SHUTDOWN_SECONDS, Host, Unit
 from ._settings import Settings
 
 if TYPE_CHECKING:
-    from ._uring import Operation
+    from ._uring import Crew, Operation
 
 # Turns of the loop without any operation after which the hooks are taken out.
 IDLE_TURNS_MAX = 500
@@ -41,7 +41,7 @@ class _Turns(trio.abc.Instrument):
         self.host = host
 
     def before_io_wait(self, timeout: float) -> None:
-        self.host.before_wait()
+        self.host.before_wait(timeout > 0)
 
     def after_io_wait(self, timeout: float) -> None:
         self.host.after_wait()
@@ -105,7 +105,12 @@ class TrioHost(Host):
             self._hooked = True
             trio.lowlevel.add_instrument(self._turns)
 
-    def before_wait(self) -> None:
+    def before_wait(self, sleeps: bool) -> None:
+        if self.crew is not None:
+            try:
+                self.crew.wait_begins(sleeps)
+            except Exception:  # noqa: BLE001 - as below
+                logger().exception("running errands failed")
         ring = self.ring
         if ring is not None and not ring.closed:
             try:
@@ -114,22 +119,30 @@ class TrioHost(Host):
                 logger().exception("submission failed")
 
     def after_wait(self) -> None:
-        ring = self.ring
-        if ring is None or ring.closed:
-            return
-        if ring.idle:
+        crew, ring = self.crew, self.ring
+        asked = crew if crew is not None and crew.outstanding else None
+        if asked is not None or (ring is not None and not (ring.closed or ring.idle)):
+            self._idle_turns = 0
+        else:
             self._idle_turns += 1
             # Nobody but us empties the eventfd: what will still signal it is waited for
-            long = self._hooked and self._idle_turns > IDLE_TURNS_MAX
-            if long and not (ring.watching or ring.kicks):
-                self._hooked = False
-                trio.lowlevel.remove_instrument(self._turns)
-        else:
-            self._idle_turns = 0
-        try:
-            self.deliver(ring.poll())
-        except OSError:
-            logger().exception("reaping completions failed")
+            if self._idle_turns > IDLE_TURNS_MAX and not (ring and (ring.watching or ring.kicks)):
+                self._unhook()
+        if asked is not None:
+            try:
+                asked.turn()
+            except Exception:  # noqa: BLE001 - an instrument that raises would be taken out
+                logger().exception("handing out answers failed")
+        if ring is not None and not ring.closed:
+            try:
+                self.deliver(ring.poll())
+            except OSError:
+                logger().exception("reaping completions failed")
+
+    def _unhook(self) -> None:
+        if self._hooked:
+            self._hooked = False
+            trio.lowlevel.remove_instrument(self._turns)
 
     def start(self, operation: Operation) -> None:
         ring = self.ring
@@ -189,6 +202,13 @@ class TrioHost(Host):
         task, unit.waiter = unit.waiter, None
         if not self.ended:
             trio.lowlevel.reschedule(task)
+
+    def _serve(self, crew: Crew) -> bool:
+        request = _private.trio_request()
+        if request is None or not _private.trio_watch(crew.eventfd):
+            return False
+        crew.serve(request, self._hook, self.hire, trio.lowlevel.reschedule, Abort.SUCCEEDED)
+        return True
 
     def waiter(self) -> _Waiter:
         return _Waiter(trio.lowlevel.current_task())

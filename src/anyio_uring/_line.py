@@ -94,6 +94,11 @@ class Line:
         """Whether somebody waits."""
         return bool(self._places)
 
+    @property
+    def length(self) -> int:
+        """How many wait."""
+        return len(self._places or ())
+
     def try_acquire(self) -> bool:
         with self.mutex:
             if self._flag.busy:

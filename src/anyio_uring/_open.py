@@ -21,7 +21,16 @@ from ._buffered import BufferedFile
 from ._direct import O_DIRECT, BlockGuard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
 from ._file import AsyncFile
-from ._handle import COMPILED, Handle, admitted, fd_facts, open_now, open_quick, remember
+from ._handle import (
+    COMPILED,
+    Handle,
+    admitted,
+    ask_open,
+    fd_facts,
+    open_now,
+    open_quick,
+    remember,
+)
 from ._modes import Mode, parse_mode
 from ._mounts import MADE_UP
 from ._ops import Opened
@@ -153,10 +162,13 @@ async def open_file(
         opened = await _from_opener(os.fspath(file), parsed, opener, limiter, buffering)
     else:
         path = os.fspath(file)
-        at_once = _at_once(path, parsed, limiter, buffering)
-        if at_once is None:
-            at_once = await _from_path(path, parsed, limiter, buffering, buffered)
-        opened = at_once
+        sys.audit("open", path, parsed.audit_name, parsed.flags)
+        asked = ask_open(path, parsed.flags)
+        handle = _at_once(path, parsed.flags) if asked is None else await asked
+        if type(handle) is Handle:
+            opened = new_file(handle, path, parsed, limiter, buffering, (RawFile, buffered))
+        else:
+            opened = await _from_path(path, parsed, limiter, buffering, buffered, handle)
     if parsed.binary:
         return opened
     return as_text(opened, mode, buffering, encoding, errors, newline)
@@ -304,9 +316,7 @@ def as_text(
         raise
 
 
-def _at_once(
-    path: str | bytes, mode: Mode, limiter: CapacityLimiter | None, buffering: int
-) -> AsyncFile[Any] | None:
+def _at_once(path: str | bytes, flags: int) -> Handle | None:
     """The file, if nothing stands against opening it at once: nothing is to be made, cut off or
     appended to, it is not for direct I/O, and what its path names is in memory.
     """
@@ -314,11 +324,7 @@ def _at_once(
     if meter is None:
         remember(current_runtime().meter)
         meter = admitted(OPEN_COST_BYTES)
-    sys.audit("open", path, mode.audit_name, mode.flags)
-    if meter is None:
-        return None
-    handle = open_quick(path, mode.flags, OPEN_COST_BYTES, meter)
-    return None if handle is None else new_file(handle, path, mode, limiter, buffering)
+    return None if meter is None else open_quick(path, flags, OPEN_COST_BYTES, meter)
 
 
 async def _from_path(
@@ -327,11 +333,22 @@ async def _from_path(
     limiter: CapacityLimiter | None,
     buffering: int,
     buffered: BufferedKind,
+    found: Any = None,
 ) -> AsyncFile[Any]:
+    """:param found: what a crew has answered, of this path"""
     flags = mode.flags
     runtime = current_runtime()
-    await runtime.gate.admit(OPEN_COST_BYTES)
     opened: Opened | None = None
+    crew = runtime.gate.crew() if found is None else None
+    if crew is not None:
+        asked = crew.open(bytes(os.fsencode(path)), flags)
+        found = None if asked is None else await asked
+    if found is not None:
+        if isinstance(found, Handle):
+            return new_file(found, path, mode, limiter, buffering, (RawFile, buffered))
+        if found <= WALK_ERROR_BASE:
+            raise os_error(WALK_ERROR_BASE - found, path)
+    await runtime.gate.admit(OPEN_COST_BYTES)
     found = open_now(bytes(os.fsencode(path)), flags, runtime.meter)
     if isinstance(found, tuple):
         opened = Opened(*found)

@@ -15,7 +15,7 @@ import anyio
 from . import _path_jobs
 from ._arguments import text_encoding
 from ._entries import Children, names
-from ._handle import read_quick, stat_quick
+from ._handle import ask_read, ask_stat, read_quick, stat_quick
 from ._listing import Listing
 from ._open import OPEN_COST_BYTES, open_file
 from ._path_jobs import is_anything, is_kind
@@ -93,8 +93,12 @@ class Path(anyio.Path):
         True
         """
         text = str(self._path)
-        found = stat_quick(text, follow_symlinks, STAT_COST_BYTES)
-        return found or await facts(text, follow_symlinks, self._limiter)
+        found: os.stat_result | int | None = stat_quick(text, follow_symlinks, STAT_COST_BYTES)
+        if found is None and (asked := ask_stat(text, follow_symlinks)) is not None:
+            found = await asked
+        if type(found) is os.stat_result:
+            return found
+        return await facts(text, follow_symlinks, self._limiter, found)
 
     async def lstat(self) -> os.stat_result:
         """As :meth:`pathlib.Path.lstat`: of a symlink itself."""
@@ -210,8 +214,10 @@ class Path(anyio.Path):
         :raises OSError: as :func:`open` and read(2)
         """
         text = str(self._path)
-        data = read_quick(text, OPEN_COST_BYTES)
-        return await read_whole(text, self._limiter) if data is None else data
+        data: bytes | int | None = read_quick(text, OPEN_COST_BYTES)
+        if data is None and (asked := ask_read(text)) is not None:
+            data = await asked
+        return data if type(data) is bytes else await read_whole(text, self._limiter, data)
 
     async def read_text(
         self,

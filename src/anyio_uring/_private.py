@@ -237,6 +237,18 @@ def trio_unwatch(fd: int) -> None:
         epoll.unregister(fd)
 
 
+def trio_request() -> Callable[[Any], Any] | None:
+    """What a task of Trio yields to sleep until it is rescheduled, made of its abort function; what
+    it is sent then is an outcome.  None: there is only `trio.lowlevel.wait_task_rescheduled`.
+    """
+    try:
+        from trio._core._traps import WaitTaskRescheduled
+    except ImportError:
+        return None
+    fields = [field.name for field in getattr(WaitTaskRescheduled, "__attrs_attrs__", ())]
+    return WaitTaskRescheduled if fields == ["abort_func"] else None
+
+
 def trio_path_over(of_pathlib: type[pathlib.Path]) -> Callable[[T], T]:
     """Tell a subclass of `trio.Path` which class does its work in a thread: ``_wrapped_cls``.
 

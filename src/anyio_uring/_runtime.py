@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     import trio
 
+# A loop runs tasks no faster than so many threads answer them.
+HELPERS_MAX = 2
 ATTRIBUTE = "_anyio_uring_runtime"
 
 
@@ -44,6 +46,7 @@ class Statistics(NamedTuple):
     :ivar now_missed: attempts that would have had to wait, and went to the next tier
     :ivar now_opened: files opened without waiting
     :ivar now_closed: files closed without waiting
+    :ivar helped: questions about paths that helper threads have answered, for a crowd of tasks
     :ivar ring: operations started on the ring
     :ivar ring_refused: of those, handed on to a thread
     :ivar thread: jobs given to worker threads
@@ -71,6 +74,7 @@ class Statistics(NamedTuple):
     now_missed: int = 0
     now_opened: int = 0
     now_closed: int = 0
+    helped: int = 0
     ring: int = 0
     ring_refused: int = 0
     thread: int = 0
@@ -86,14 +90,18 @@ class Statistics(NamedTuple):
 
 
 class Runtime:
-    """Host, gate and driver of one running loop."""
+    """Host, gate and driver of one running loop.
+
+    :ivar closes: with its loop
+    """
 
     def __init__(self, host: Host, settings: Settings, ops: FileOps, meter: Any) -> None:
         self.host = host
         self.settings = settings
         self.ops = ops
         self.meter = meter
-        self.gate = Gate(host, meter)
+        self.closes = True
+        self.gate = Gate(host, meter, self._recruit)
         with _runtimes_lock:
             _runtimes.add(self)
         itself: Any = ops
@@ -107,6 +115,22 @@ class Runtime:
             host.linger = meter.linger
             host.linger_in_thread = meter.linger_in_thread
             itself.pace = self.threads.pace = Pace(self.gate.admit, meter.inline_max, meter.refund)
+
+    def _recruit(self) -> Any:
+        """A crew for this loop, or None: it cannot have one, or there is no processor for it."""
+        meter = self.meter
+        if meter is None or not meter.enabled or not self.closes:
+            return None
+        processors = len(os.sched_getaffinity(0))
+        if processors == 1 or self.settings.checkpoint_every is not None:
+            return None
+        from . import _uring
+
+        try:
+            crew = _uring.Crew(meter, min(processors - 1, HELPERS_MAX))
+            return crew if self.host.employ(crew) else None
+        except OSError:
+            return None  # an old kernel, or nothing is left of what it takes
 
     def interrupt(self, handle: Handle) -> None:
         """The file is being closed: end what waits on it, in whatever loop, and has no effect."""
@@ -133,6 +157,9 @@ class Runtime:
                 now_opened=self.meter.opened,
                 now_closed=self.meter.closed,
             )
+        crew = self.host.crew
+        if crew is not None:
+            counts.update(helped=crew.served - crew.own)
         operations: dict[str, int] = {}
         ring = self.host.ring
         if ring is not None:
@@ -242,6 +269,7 @@ def _new_asyncio_runtime(loop: asyncio.AbstractEventLoop) -> Runtime:
     except AttributeError:
         obstacle = f"{type(loop).__name__} does not tell when it is closed"
         runtime = Runtime(host, settings, _driver(host, settings, obstacle), meter)
+        runtime.closes = False
         _without_attribute[loop] = runtime
     return runtime
 

@@ -24,9 +24,25 @@ STAT_COST_BYTES = 40 << 10
 DECODE_MAX = 1 << 20
 
 
-async def facts(path: AnyPath, follow: bool, limiter: CapacityLimiter | None) -> os.stat_result:
-    """As `os.stat`: from memory if that is certain not to wait."""
+async def facts(
+    path: AnyPath,
+    follow: bool,
+    limiter: CapacityLimiter | None,
+    found: os.stat_result | int | None = None,
+) -> os.stat_result:
+    """As `os.stat`: from memory if that is certain not to wait.
+
+    :param found: what a crew has answered, of this path
+    """
     runtime = current_runtime()
+    crew = runtime.gate.crew() if found is None else None
+    if crew is not None:
+        found = await crew.stat(_encoded(path, os.stat), follow)
+    if found is not None:
+        if not isinstance(found, int):
+            return found
+        if found <= WALK_ERROR_BASE:
+            raise os_error(WALK_ERROR_BASE - found, path)
     meter = runtime.meter
     if meter is None or not meter.admits(STAT_COST_BYTES):
         await runtime.gate.admit(STAT_COST_BYTES)
@@ -40,9 +56,22 @@ async def facts(path: AnyPath, follow: bool, limiter: CapacityLimiter | None) ->
     return await runtime.paths.stat(path, follow, limiter)
 
 
-async def read_whole(path: AnyPath, limiter: CapacityLimiter | None) -> bytes:
-    """All bytes of a file."""
+async def read_whole(
+    path: AnyPath, limiter: CapacityLimiter | None, found: bytes | int | None = None
+) -> bytes:
+    """All bytes of a file.
+
+    :param found: what a crew has answered, of this path
+    """
     runtime = current_runtime()
+    crew = runtime.gate.crew() if found is None else None
+    if crew is not None:
+        found = await crew.read(_encoded(path, open))
+    if found is not None:
+        if isinstance(found, bytes):
+            return found
+        if found <= WALK_ERROR_BASE:
+            raise os_error(WALK_ERROR_BASE - found, path)
     meter = runtime.meter
     if meter is None or not meter.admits(OPEN_COST_BYTES):
         await runtime.gate.admit(OPEN_COST_BYTES)
