@@ -2460,13 +2460,14 @@ cdef enum:
     _AHEAD = 64                 # answers, each perhaps an open file, that wait to be handed out
     _MISSES_RUN = 64            # answers without use after which the crew is not asked,
     _PAUSE = 1000               # so many times
-    _IDLE_SECONDS = 2           # after which a helper leaves
+    _IDLE_SECONDS = 2           # (as `Crew.idle_seconds`)
+    _PATIENCE_NS = 5_000_000    # for a helper, where there is no time to sleep
     _READ_MAX = 64 << 10        # (as `errand_t.limit`)
     _IN_A_TURN = 32             # answers handed out in one turn of the loop
     _OWN = 8                    # (as `Crew.own_most`)
     _ENTITLED_NS = 10_000       # for whoever has waited: about an open file's read and close
     _PLACES = 16                # mounts that helpers know
-    _LOOK_NS = 200_000           # how long a helper looks for the next errand before it sleeps
+    _LOOK_NS = 200_000          # how long a helper looks for the next errand before it sleeps
 
 
 cdef struct place_t:
@@ -2505,7 +2506,8 @@ cdef struct crew_t:
     char *blocks                # free ones, each pointing to the next
     int blocks_kept
     int helpers
-    int sleeping                # helpers
+    int sleeping                # of them
+    int idle_seconds
     bint ended
     bint armed                  # the loop will sleep: signal what is done
     int eventfd
@@ -2622,6 +2624,7 @@ cdef void help_crew(crew_t *crew) noexcept nogil:
     cdef errand_t *errand
     cdef int64_t end
     cdef timespec due
+    cdef int late
     pthread_mutex_lock(&crew.mutex)
     while not crew.ended:
         errand = next_errand(crew) if has_work(crew) else NULL
@@ -2642,12 +2645,12 @@ cdef void help_crew(crew_t *crew) noexcept nogil:
         pthread_mutex_lock(&crew.mutex)
         if not has_work(crew) and not crew.ended:
             clock_gettime(CLOCK_REALTIME, &due)
-            due.tv_sec += _IDLE_SECONDS
+            due.tv_sec += crew.idle_seconds
             crew.sleeping += 1
-            if pthread_cond_timedwait(&crew.come, &crew.mutex, &due) and not has_work(crew):
-                crew.sleeping -= 1
-                break
+            late = pthread_cond_timedwait(&crew.come, &crew.mutex, &due)
             crew.sleeping -= 1
+            if late and crew.asked.first == NULL:
+                break
     crew.helpers -= 1
     pthread_mutex_unlock(&crew.mutex)
 
@@ -2812,6 +2815,7 @@ cdef class Crew:
         self.meter = meter
         self.helpers_max = helpers_max
         self.own_most = _OWN
+        self.crew.idle_seconds = _IDLE_SECONDS
 
     def __dealloc__(self):
         # No helper is left: each holds a reference
@@ -2842,9 +2846,22 @@ cdef class Crew:
         return bool(self.crew.ended)
 
     @property
+    def done(self):
+        """Answers that are not handed out yet."""
+        return self.crew.done.count
+
+    @property
     def helpers(self):
-        """How many there are; each leaves after two seconds without work."""
+        """How many there are; each leaves after `idle_seconds` without anything asked."""
         return self.crew.helpers
+
+    @property
+    def idle_seconds(self):
+        return self.crew.idle_seconds
+
+    @idle_seconds.setter
+    def idle_seconds(self, int seconds):
+        self.crew.idle_seconds = seconds
 
     cpdef bint willing(self):
         """Whether it is worth asking: not for a while after many answers without use."""
@@ -2857,7 +2874,8 @@ cdef class Crew:
         """In a helper: run errands until the end."""
         with nogil:
             help_crew(&self.crew)
-        self.drop_all()
+        if self.crew.ended:
+            self.drop_all()         # what has been put there since
 
     # -- asking -----------------------------------------------------------------------------------
 
@@ -2975,6 +2993,7 @@ cdef class Crew:
         this for the time to set an autojump clock forward, at once.
         """
         cdef errands_t done
+        cdef int64_t end
         if not self.meter.crowd or self.crew.ended:
             return
         if not sleeps and self.meter.trio_locals["runner"].runq:
@@ -2983,6 +3002,11 @@ cdef class Crew:
             done.first, done.count = NULL, 0
             self.run_some(&done)
             self.take_back(&done)
+        if not sleeps:
+            end = au_now() + _PATIENCE_NS
+            with nogil:
+                while au_load_acquire(&self.crew.done.count) == 0 and au_now() < end:
+                    au_relax()
         if not self.may_sleep():
             self.signalled = True
             au_eventfd_signal(self.crew.eventfd)
@@ -3053,13 +3077,15 @@ cdef class Crew:
             answer = owner.answer(self.meter)
         except MemoryError:
             answer = _MISS          # the task will meet it again
-        if type(answer) is int and answer == _MISS:
-            self.missed += 1
-            self.misses += 1
-            if self.misses >= _MISSES_RUN:
-                self.pause = _PAUSE
-        else:
+        if type(answer) is not int or answer != _MISS:
             self.misses = 0
+        else:
+            self.missed += 1
+            # (many may have come before helpers knew a mount that they know by now)
+            if not owner.errand.strange or self.crew.known == _PLACES:
+                self.misses += 1
+                if self.misses >= _MISSES_RUN:
+                    self.pause = _PAUSE
         if self.wake is not None:
             owner.given = answer
             self.wake(waiter)

@@ -272,10 +272,9 @@ class UringOps:
     ) -> dict[int, bytes]:
         host = self.host
         todo = iter(spans)
-        again: dict[int, tuple[int, int]] = {}
         found: dict[int, bytes] = {}
         while self._ready(job):
-            unit = Spans(host, job.handle, chain(again.items(), todo), self.inline_max)
+            unit = Spans(host, job.handle, todo, self.inline_max)
             try:
                 unit.start()
                 if not unit.done:
@@ -287,13 +286,13 @@ class UringOps:
             if unit.failed:
                 raise unit.failed[min(unit.failed)].error(job.name)
             found = found | unit.found if found else unit.found
-            again = unit.again
+            todo = chain(unit.again.items(), todo)
             if unit.refused:
                 self.workers.refuse(unit.refused)
                 break
             if not unit.cancelled:
                 break
-        left = again | dict(todo)
+        left = dict(todo)
         if left:
             found |= await self.threads.read_spans(job, left.items())
         return found

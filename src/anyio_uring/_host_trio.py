@@ -99,6 +99,7 @@ class TrioHost(Host):
     def ready(self) -> bool:
         return not self._unwatched and super().ready()
 
+    @trio.lowlevel.enable_ki_protection  # a task may come here from unprotected code
     def _hook(self) -> None:
         self._idle_turns = 0
         if not self._hooked:

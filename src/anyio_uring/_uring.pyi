@@ -387,6 +387,7 @@ class Errand:
 @final
 class Crew:
     own_most: int
+    idle_seconds: int
 
     def __new__(cls, meter: Meter, helpers_max: int) -> Self: ...
     @property
@@ -395,6 +396,8 @@ class Crew:
     def eventfd(self) -> int: ...
     @property
     def outstanding(self) -> int: ...
+    @property
+    def done(self) -> int: ...
     @property
     def ended(self) -> bool: ...
     @property

@@ -362,6 +362,47 @@ async def test_few_files_are_open_ahead(always: None, tree: pathlib.Path) -> Non
     assert most - before < 300
 
 
+async def test_a_loop_that_is_held_up_finds_all_answers(always: None, tree: pathlib.Path) -> None:
+    crew = current_runtime().gate.crew()
+    crew.own_most = crew.idle_seconds = 0
+    await crew.stat(os.fsencode(tree), True)
+    answered = 0
+
+    async def work() -> None:
+        nonlocal answered
+        await Path(tree / "small").stat()
+        answered += 1
+        if answered == 10:
+            while crew.helpers and crew.done < 64:  # as many as are found ahead
+                os.sched_yield()
+            for _ in range(5000):  # a helper that leaves then, with the rest to be answered, can
+                os.sched_yield()
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for _ in range(600):
+                group.start_soon(work)
+    assert answered == 600
+
+
+async def test_a_burst_after_the_last_helper_has_left(always: None, tree: pathlib.Path) -> None:
+    crew = current_runtime().gate.crew()
+    crew.own_most = crew.idle_seconds = 0
+
+    async def work() -> None:
+        await Path(tree / "small").stat()
+
+    with anyio.fail_after(60):
+        for _ in range(20):
+            await work()
+            while crew.helpers:
+                pass  # it may still wait for the interpreter
+            async with anyio.create_task_group() as group:
+                for _ in range(100):
+                    group.start_soon(work)
+    assert crew.outstanding == 0
+
+
 async def test_the_loop_rests_afterwards(always: None, tree: pathlib.Path) -> None:
     crew = current_runtime().gate.crew()
 
