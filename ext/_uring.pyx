@@ -2467,7 +2467,7 @@ cdef enum:
     _OWN = 8                    # (as `Crew.own_most`)
     _ENTITLED_NS = 10_000       # for whoever has waited: about an open file's read and close
     _PLACES = 16                # mounts that helpers know
-    _LOOK_NS = 200_000          # how long a helper looks for the next errand before it sleeps
+    _LOOK_NS = 50_000           # how long a helper looks for the next errand before it sleeps
 
 
 cdef struct place_t:
