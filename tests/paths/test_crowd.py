@@ -208,7 +208,7 @@ async def test_a_fifo_waits_for_its_writer(always: None, tree: pathlib.Path) -> 
 
 async def test_names_that_no_file_can_have(always: None) -> None:
     for call in _whole.read_whole("a\0b", None), _whole.facts("a\0b", True, None):
-        with pytest.raises(ValueError, match="null byte"):
+        with pytest.raises(ValueError, match="null"):
             await call
     for call in _whole.read_whole("\ud800", None), _whole.facts("\ud800", True, None):
         with pytest.raises(UnicodeEncodeError):
