@@ -2463,7 +2463,7 @@ cdef enum:
     _IDLE_SECONDS = 2           # (as `Crew.idle_seconds`)
     _PATIENCE_NS = 5_000_000    # for a helper, where there is no time to sleep
     _READ_MAX = 64 << 10        # (as `errand_t.limit`)
-    _IN_A_TURN = 32             # answers handed out in one turn of the loop
+    _IN_A_TURN = 16             # answers handed out in one turn of the loop
     _OWN = 8                    # (as `Crew.own_most`)
     _ENTITLED_NS = 10_000       # for whoever has waited: about an open file's read and close
     _PLACES = 16                # mounts that helpers know
@@ -3058,10 +3058,10 @@ cdef class Crew:
         finally:
             self.take_back(done)
         if count:
-            # They have waited for a turn
-            count = min(count * _ENTITLED_NS, self.meter.budget_most)
-            if self.meter.left < count:
-                self.meter.grant(count, 0)
+            # They have waited for a turn.  (It counts as any other: nobody is to think it overdue)
+            count = max(min(count * _ENTITLED_NS, self.meter.budget), self.meter.left)
+            self.meter.grant(self.meter.budget, 0)
+            self.meter.left = count
         return 0
 
     cdef void take_back(self, errands_t *done) noexcept:
