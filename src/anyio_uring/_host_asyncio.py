@@ -173,9 +173,12 @@ class AsyncioHost(Host):
         self._turn()
 
     def _turn(self) -> None:
-        again = self.crew is not None
+        crew = self.crew
+        if crew is None:
+            return
+        again = True  # also after an interrupt
         try:
-            again = self.crew is not None and self.crew.turn()
+            again = crew.turn()
         finally:
             if again:
                 self._turn_soon()

@@ -46,7 +46,7 @@ class Statistics(NamedTuple):
     :ivar now_missed: attempts that would have had to wait, and went to the next tier
     :ivar now_opened: files opened without waiting
     :ivar now_closed: files closed without waiting
-    :ivar helped: questions about paths that helper threads have answered, for a crowd of tasks
+    :ivar helped: questions about paths that helper threads have looked into, for a crowd of tasks
     :ivar ring: operations started on the ring
     :ivar ring_refused: of those, handed on to a thread
     :ivar thread: jobs given to worker threads
