@@ -29,26 +29,28 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from abi cimport (
     AU_AT_EMPTY_PATH, AU_AT_NO_AUTOMOUNT, AU_AT_REMOVEDIR, AU_AT_STATX_DONT_SYNC,
-    AU_AT_SYMLINK_NOFOLLOW, AU_ENTER_EXT_ARG, AU_ENTER_GETEVENTS, AU_FEAT_EXT_ARG,
-    AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS, AU_FEAT_RW_CUR_POS,
-    AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC, AU_IOSQE_ASYNC,
-    AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE,
-    AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP,
-    AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT, AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT,
-    AU_OP_UNLINKAT, AU_OP_WRITE,
+    AU_AT_SYMLINK_NOFOLLOW, AU_DT_DIR, AU_DT_LNK, AU_DT_UNKNOWN, AU_ENTER_EXT_ARG,
+    AU_ENTER_GETEVENTS, AU_FEAT_EXT_ARG, AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP,
+    AU_FEAT_RSRC_TAGS, AU_FEAT_RW_CUR_POS, AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE,
+    AU_FSYNC_DATASYNC, AU_IOSQE_ASYNC, AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING,
+    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE,
+    AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT,
+    AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
     AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_PROBE, AU_RESOLVE_CACHED,
     AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
     AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
     AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
-    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent, au_getevents_arg,
-    au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp, au_timespec,
+    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent,
+    au_getevents_arg, au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp,
+    au_timespec,
 )
 from kernel cimport (
     AU_PIECE, au_attributes, au_clone, au_close, au_close_copy, au_enter, au_eventfd,
-    au_eventfd_drain, au_eventfd_signal, au_exchange, au_fcntl, au_getdents, au_link,
-    au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat, au_openat2,
-    au_piece, au_pread, au_preadv2, au_pwrite, au_readable, au_register, au_relax, au_resident,
-    au_set_mode, au_set_times, au_setup, au_sleeps, au_statx_call, au_store_release, au_thread,
+    au_eventfd_drain, au_eventfd_signal, au_exchange, au_fcntl, au_getdents, au_is_directory,
+    au_link, au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat,
+    au_openat2, au_piece, au_pread, au_preadv2, au_pwrite, au_readable, au_register, au_relax,
+    au_resident, au_set_mode, au_set_times, au_setup, au_sleeps, au_statx_call, au_store_release,
+    au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
@@ -1727,7 +1729,7 @@ cdef class Names:
 
     cdef object path
     cdef char *block
-    cdef long filled, position
+    cdef long filled, position, last
     cdef int fd
 
     def __cinit__(self, path not None):
@@ -1771,10 +1773,25 @@ cdef class Names:
             if self.position >= self.filled and not self.fill():
                 raise StopIteration
             entry = <au_dirent *>(self.block + self.position)
+            self.last = self.position
             self.position += entry.reclen
             name = entry.name
             if name[0] != c"." or (name[1] and (name[1] != c"." or name[2])):
                 return PyUnicode_DecodeFSDefault(name)
+
+    def sort(self, bint follow):
+        """What is left: the names of directories, and the others, as `os.DirEntry.is_dir` tells."""
+        cdef list directories = [], others = []
+        cdef au_dirent *entry
+        cdef bint is_directory
+        for name in self:
+            entry = <au_dirent *>(self.block + self.last)
+            is_directory = entry.type == AU_DT_DIR
+            if entry.type == AU_DT_UNKNOWN or (entry.type == AU_DT_LNK and follow):
+                with nogil:
+                    is_directory = au_is_directory(self.fd, entry.name, follow)
+            (directories if is_directory else others).append(name)
+        return directories, others
 
     cdef bint fill(self) except -1:
         """Ask for more entries; False: there are none."""

@@ -87,6 +87,7 @@ struct au_statx {
 
 /* struct linux_dirent64; the name is behind it */
 struct au_dirent { uint64_t ino; int64_t off; uint16_t reclen; uint8_t type; char name[]; };
+enum { AU_DT_UNKNOWN = 0, AU_DT_DIR = 4, AU_DT_LNK = 10 };
 
 static_assert(sizeof(struct au_sqe) == 64, "io_uring_sqe");
 static_assert(offsetof(struct au_sqe, off) == 8, "io_uring_sqe.off");

@@ -52,7 +52,11 @@ cdef extern from "abi.h" nogil:
 
     struct au_dirent:
         uint16_t reclen
+        uint8_t type
         char name[1]
+
+    enum:
+        AU_DT_DIR, AU_DT_LNK, AU_DT_UNKNOWN
 
     struct au_statx_timestamp:
         int64_t tv_sec

@@ -85,6 +85,17 @@ static inline long au_getdents(int fd, void *entries, size_t size)
     return au_result(syscall(SYS_getdents64, fd, entries, size));
 }
 
+/* Of an entry that does not say itself; one that cannot be asked is none. */
+static inline int au_is_directory(int dirfd, const char *name, int follow)
+{
+    struct stat found;
+    int result;
+    do
+        result = fstatat(dirfd, name, &found, follow ? 0 : AT_SYMLINK_NOFOLLOW);
+    while (result < 0 && errno == EINTR);
+    return result == 0 && S_ISDIR(found.st_mode);
+}
+
 static inline long au_statx_call(int dirfd, const char *path, int flags, uint32_t mask,
                                  struct au_statx *out)
 {

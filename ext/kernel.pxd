@@ -14,6 +14,7 @@ cdef extern from "kernel.h" nogil:
     long au_openat(int dirfd, const char *path, int flags, unsigned int mode)
     long au_openat2(int dirfd, const char *path, au_open_how *how)
     long au_getdents(int fd, void *entries, size_t size)
+    bint au_is_directory(int dirfd, const char *name, bint follow)
     long au_statx_call(int dirfd, const char *path, int flags, uint32_t mask, au_statx *out)
     long au_preadv2(int fd, void *buffer, size_t size, int64_t offset, int flags)
     long au_pread(int fd, void *buffer, size_t size, int64_t offset)

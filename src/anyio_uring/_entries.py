@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ._handle import COMPILED
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Children", "Entries", "names"]
+__all__ = ["Children", "Entries", "names", "sorted_names"]
 
 
 class PortableEntries:
@@ -67,11 +67,28 @@ class PortableNames(map):  # type: ignore[type-arg]
 
     entries: Any
 
+    def sort(self, follow: bool) -> tuple[list[str], list[str]]:
+        """What is left: the names of directories, and the others."""
+        directories: list[str] = []
+        others: list[str] = []
+        for entry in self.entries:
+            (directories if _is_directory(entry, follow) else others).append(entry.name)
+        return directories, others
+
     def close(self) -> None:
         self.entries.close()
 
 
-def names(path: str) -> Iterator[str]:
+def _is_directory(entry: os.DirEntry[str], follow: bool) -> bool:
+    try:
+        if not entry.is_dir(follow_symlinks=follow):
+            return False
+        return follow or sys.version_info < (3, 12) or not entry.is_junction()
+    except OSError:
+        return False
+
+
+def names(path: str) -> PortableNames | Names:
     """The names in a directory, as it is read.  Has `close`.
 
     :raises OSError: as `os.scandir`, here or at a step
@@ -83,6 +100,20 @@ def names(path: str) -> Iterator[str]:
     found = PortableNames(attrgetter("name"), entries)
     found.entries = entries
     return found
+
+
+def sorted_names(path: str, follow: bool) -> tuple[list[str], list[str]]:
+    """The names of directories in a directory, and those of everything else, in its order.
+
+    A symlink is a directory if to `follow` it leads to one.
+
+    :raises OSError: as `os.scandir`
+    """
+    found = names(path)
+    try:
+        return found.sort(follow)
+    finally:
+        found.close()
 
 
 if TYPE_CHECKING or not COMPILED:

@@ -19,6 +19,7 @@ from ._handle import ask_read, ask_stat, read_quick, stat_quick
 from ._listing import Listing
 from ._open import OPEN_COST_BYTES, open_file
 from ._path_jobs import is_anything, is_kind
+from ._walk import walk
 from ._whole import STAT_COST_BYTES, facts, read_whole
 
 if TYPE_CHECKING:
@@ -374,16 +375,18 @@ class Path(anyio.Path):
             on_error: Callable[[OSError], object] | None = None,
             follow_symlinks: bool = False,
         ) -> AsyncIterator[tuple[Self, list[str], list[str]]]:
-            """As :meth:`pathlib.Path.walk`, one hop to a thread for each directory: until then its
-            parent's list of directories can be changed.  From the bottom up, many in one hop.
+            """As :meth:`pathlib.Path.walk`; a thread reads many directories in one go.
+
+            From the top down it is nevertheless as if each was read when it is its turn: until then
+            its parent's list can be changed, and what is in it.
             """
-            walk = partial(self._path.walk, top_down, on_error, follow_symlinks)
-            listing = Listing(walk, self._limiter, _itself, ahead=not top_down)
+            sys.audit("pathlib.Path.walk", self._path, on_error, follow_symlinks)
+            source = walk(str(self._path), top_down, on_error, follow_symlinks, self._limiter)
             try:
-                async for root, directories, files in listing:
-                    yield _child(self, root), directories, files
+                async for text, directories, others in source:
+                    yield _child(self, pathlib.Path(text)), directories, others
             finally:
-                listing.close()
+                source.close()
 
 
 # (Functions, since the methods above also serve AnyIO's own class when they are installed there.)
@@ -393,7 +396,3 @@ def _found(path: Any, search: Callable[[], Iterator[pathlib.Path]]) -> Listing[A
 
 def _child(path: Any, found: pathlib.Path) -> Any:
     return type(path)(found, limiter=path._limiter)
-
-
-def _itself(entry: Any) -> Any:
-    return entry

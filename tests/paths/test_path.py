@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -138,35 +137,6 @@ async def test_stopping_early_closes_the_directory(tmp_path: pathlib.Path) -> No
             break
         await iterator.aclose()  # type: ignore[attr-defined]
     assert sorted(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="Path.walk is newer")
-@pytest.mark.parametrize("top_down", [True, False])
-async def test_walk(tmp_path: pathlib.Path, top_down: bool) -> None:
-    build(tmp_path / "tree")
-    path: Any = Path(tmp_path / "tree")
-    found = [(str(root), sorted(d), sorted(f)) async for root, d, f in path.walk(top_down)]
-    theirs: Any = tmp_path / "tree"
-    expected = [(str(root), sorted(d), sorted(f)) for root, d, f in theirs.walk(top_down)]
-    assert found == expected
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="Path.walk is newer")
-async def test_walk_can_be_pruned_and_tells_errors(tmp_path: pathlib.Path) -> None:
-    build(tmp_path / "tree")
-    path: Any = Path(tmp_path / "tree")
-    seen = []
-    async for root, directories, _ in path.walk():
-        assert type(root) is Path
-        seen.append(root.name)
-        if root.name == "tree":
-            directories[:] = ["dir"]
-            (tmp_path / "tree" / "dir" / "late").mkdir()
-    assert sorted(seen) == ["dir", "late", "sub", "tree"]
-    errors: list[OSError] = []
-    async for _ in Path(tmp_path / "none").walk(on_error=errors.append):  # type: ignore[attr-defined]
-        pytest.fail("there is nothing to be walked")
-    assert [type(error) for error in errors] == [FileNotFoundError]
 
 
 @pytest.mark.parametrize("operation", CALLS, ids=range(len(CALLS)))
