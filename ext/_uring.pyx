@@ -100,6 +100,10 @@ cdef extern from "Python.h":
     object PyObject_GenericGetAttr(object, object)
     void PyType_Modified(PyTypeObject *)
 
+cdef extern from "Python.h":
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
 cdef extern from "errno.h" nogil:
     const int EACCES, EAGAIN, EALREADY, EBADR, EBUSY, ECANCELED, EINTR, EINVAL, EISDIR, ELOOP
     const int ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM, EROFS
@@ -2480,7 +2484,8 @@ cdef enum:
     _IDLE_SECONDS = 2           # (as `Crew.idle_seconds`)
     _PATIENCE_NS = 5_000_000    # for a helper, where there is no time to sleep
     _READ_MAX = 64 << 10        # (as `errand_t.limit`)
-    _IN_A_TURN = 16             # answers handed out in one turn of the loop
+    _IN_A_TURN = 16             # answers handed out in one turn of Trio's,
+    _TURN_NS = 250_000          # and how long, about, asyncio's tasks go on with theirs
     _OWN = 8                    # (as `Crew.own_most`)
     _ENTITLED_NS = 10_000       # for whoever has waited: about an open file's read and close
     _PLACES = 16                # mounts that helpers know
@@ -2676,7 +2681,11 @@ cdef void help_crew(crew_t *crew) noexcept nogil:
 @cython.freelist(64)
 @cython.no_gc
 cdef class Errand:
-    """One question about a path, and its answer; for Trio's tasks, what they await.
+    """One question about a path, and its answer; to be awaited, once.
+
+    To an asyncio task it is what a future is, but of this task alone, which goes on as soon as the
+    answer is handed out: not in a callback of its own, which with a future's own work would be a
+    quarter of what a cached stat costs the loop.
 
     Out of the collector's sight, which so many short lives would call often: it refers to what
     refers to it, a task, only as long as that waits.
@@ -2684,33 +2693,40 @@ cdef class Errand:
 
     cdef errand_t errand
     cdef bytes path
-    cdef object waiter          # asyncio's future or Trio's task; None: nobody waits
-    cdef object given           # the answer, for Trio's
-    cdef bint begun             # Trio's task has begun to wait
+    cdef object waiter          # what wakes asyncio's task, or Trio's task; None: nobody waits
+    cdef object context         # of asyncio's
+    cdef object given           # the answer
+    cdef object cancel_message  # of asyncio's, as a tuple; None: not cancelled
+    cdef public bint _asyncio_future_blocking   # (its tasks look for this)
+    cdef bint begun             # it is waited for
     cdef Crew crew
 
     def __dealloc__(self):
-        if self.errand.kind == _ERRAND_OPEN and self.errand.result >= 0:
-            au_close(<int>self.errand.result)   # nobody has taken it
+        self.close_file()
         if self.errand.data != self.errand.block:
             free(self.errand.data)
         if self.errand.block != NULL:
             self.crew.keep_block(self.errand.block)
 
-    # -- as Trio's tasks await it -----------------------------------------------------------------
+    # -- as tasks await it ------------------------------------------------------------------------
 
     cdef int step(self, PyObject *outcome, PyObject **result) except -1:
         """What is yielded (1) or returned (0)."""
         if self.begun:
-            (<object>outcome).unwrap()      # raises what has cancelled it
+            if self.crew.loop is None:
+                (<object>outcome).unwrap()      # raises what has cancelled it
             answer, self.given = self.given, None
             Py_INCREF(answer)
             result[0] = <PyObject *>answer
             return 0
-        request = self.crew.park(self)
-        # From here until Trio has it, no handler of a signal is called
+        if self.crew.loop is None:
+            request = self.crew.park(self)
+            # From here until Trio has it, no handler of a signal is called
+            self.waiter = self.crew.meter.trio_locals["task"]
+        else:
+            request = self
+            self._asyncio_future_blocking = True
         self.begun = True
-        self.waiter = self.crew.meter.trio_locals["task"]
         self.crew.start(self)
         Py_INCREF(request)
         result[0] = <PyObject *>request
@@ -2720,6 +2736,30 @@ cdef class Errand:
         """Trio: the task is cancelled."""
         self.waiter = None
         return self.crew.left
+
+    def get_loop(self):
+        """asyncio: whose task may wait for it."""
+        return self.crew.loop
+
+    def add_done_callback(self, callback, *, context=None):
+        """asyncio: the task has begun to wait."""
+        self.waiter, self.context = callback, context
+
+    def cancel(self, msg=None):
+        """asyncio: the task is cancelled; False: it has its answer already."""
+        callback, self.waiter = self.waiter, None
+        if callback is None:
+            return False
+        self.cancel_message = () if msg is None else (msg,)
+        context, self.context = self.context, None
+        self.crew.loop.call_soon(callback, self, context=context)
+        return True
+
+    def result(self):
+        """asyncio: the task goes on, and will be given the answer itself."""
+        if self.cancel_message is not None:
+            from asyncio import CancelledError
+            raise CancelledError(*self.cancel_message)
 
     def __await__(self):
         return self
@@ -2742,14 +2782,20 @@ cdef class Errand:
 
     def throw(self, error, value=None, traceback=None):
         """As of a coroutine."""
-        self.waiter = None
+        self.waiter = self.context = None
         raise error if value is None else value
 
     def close(self):
         """As of a coroutine."""
-        self.waiter = None
+        self.waiter = self.context = None
 
     # -- what it has found ------------------------------------------------------------------------
+
+    cdef void close_file(self) noexcept:
+        """Where nobody has taken it."""
+        if self.errand.kind == _ERRAND_OPEN and self.errand.result >= 0:
+            au_close(<int>self.errand.result)
+            self.errand.result = _MISS
 
     cdef object answer(self, Meter meter):
         """What was found; MISS, or an error of the path walk as `open_now`."""
@@ -2800,10 +2846,11 @@ cdef class Crew:
     cdef crew_t crew
     cdef object __weakref__
     cdef readonly Meter meter
-    cdef object park            # makes asyncio's future; errand -> what Trio is to be asked
     cdef object come            # called with the first errand: have `turn` called in the next turn
     cdef object hire            # has a thread call `help` of this: True if there is one
-    cdef object wake            # Trio's, of a task; None: asyncio
+    cdef object loop            # asyncio's; None: Trio
+    cdef object park            # errand -> what Trio is to be asked
+    cdef object wake            # Trio's, of a task
     cdef object left            # what says to Trio that a task may be woken
     cdef bint coming
     cdef bint in_vain           # there was nothing to hand out the last time
@@ -2845,8 +2892,13 @@ cdef class Crew:
             self.crew.blocks = (<char **>block)[0]
             free(block)
 
-    def serve(self, park, come, hire, wake=None, left=None):
-        self.park, self.come, self.hire, self.wake, self.left = park, come, hire, wake, left
+    def serve_asyncio(self, loop not None, come, hire):
+        self.come, self.hire, self.loop = come, hire, loop
+        self.meter.crew = self
+
+    def serve_trio(self, come, hire, park, wake, left):
+        self.come, self.hire = come, hire
+        self.park, self.wake, self.left = park, wake, left
         self.meter.crew = self
 
     @property
@@ -2920,11 +2972,7 @@ cdef class Crew:
         errand.flags = flags
         errand.limit = min(_READ_MAX, self.meter.inline_max)
         errand.result = _MISS
-        if self.wake is not None:
-            return owner
-        owner.waiter = future = self.park()
-        self.start(owner)
-        return future
+        return owner
 
     cdef int start(self, Errand owner) except -1:
         if not self.coming:
@@ -2956,9 +3004,7 @@ cdef class Crew:
 
         :returns: whether it is to be called again in the next turn.  Otherwise the eventfd will say
         """
-        cdef errands_t done
-        cdef uint32_t asked
-        cdef int _count
+        cdef uint32_t asked, done
         cdef bint hires
         if self.crew.ended:
             return False
@@ -2971,21 +3017,20 @@ cdef class Crew:
             self.begin_hire()
         pthread_mutex_lock(&self.crew.mutex)
         self.crew.armed = False
-        done.first, done.count = NULL, 0
-        for _count in range(_IN_A_TURN):
-            if self.crew.done.first != NULL:
-                put_errand(&done, take_errand(&self.crew.done))
-        asked = self.crew.asked.count
+        done, asked = self.crew.done.count, self.crew.asked.count
         if self.crew.sleeping and asked > self.own_most and has_work(&self.crew):
             pthread_cond_signal(&self.crew.come)
         pthread_mutex_unlock(&self.crew.mutex)
         if self.signalled:          # not before: while it was armed, a helper might have followed
             self.signalled = False
             au_eventfd_drain(self.crew.eventfd)
-        if done.first == NULL and asked and self.in_vain:
-            self.run_some(&done)
-        self.in_vain = done.first == NULL
-        self.hand_out(&done)
+        if not done and asked and self.in_vain:
+            self.run_some()
+        if self.loop is not None:
+            # Asyncio's tasks run within this: one may run the loop itself, as notebooks do
+            self.come()
+            self.coming = True
+        self.in_vain = not self.hand_out()
         self.coming = not self.may_sleep()
         return self.coming
 
@@ -3009,16 +3054,13 @@ cdef class Crew:
         It has to come back for what is under way; and where it does not sleep, since it may take
         this for the time to set an autojump clock forward, at once.
         """
-        cdef errands_t done
         cdef int64_t end
         if not self.meter.crowd or self.crew.ended:
             return
         if not sleeps and self.meter.trio_locals["runner"].runq:
             return
         if au_load_acquire(&self.crew.done.count) == 0:
-            done.first, done.count = NULL, 0
-            self.run_some(&done)
-            self.take_back(&done)
+            self.run_some()
         if not sleeps:
             end = au_now() + _PATIENCE_NS
             with nogil:
@@ -3039,57 +3081,65 @@ cdef class Crew:
         pthread_mutex_unlock(&self.crew.mutex)
         return result
 
-    cdef void run_some(self, errands_t *done) noexcept:
+    cdef void run_some(self) noexcept:
         """Those that have waited longest."""
         cdef errand_t *errand
         cdef int _count
         with nogil:
+            pthread_mutex_lock(&self.crew.mutex)
             for _count in range(self.own_most):
-                pthread_mutex_lock(&self.crew.mutex)
                 errand = next_errand(&self.crew)
-                pthread_mutex_unlock(&self.crew.mutex)
                 if errand == NULL:
                     break
+                pthread_mutex_unlock(&self.crew.mutex)
                 run_errand(&self.crew, errand, False)
-                put_errand(done, errand)
-        self.own += done.count
+                pthread_mutex_lock(&self.crew.mutex)
+                put_errand(&self.crew.done, errand)
+                self.own += 1
+            pthread_mutex_unlock(&self.crew.mutex)
 
-    cdef int hand_out(self, errands_t *done) except -1:
+    cdef bint hand_out(self) except -1:
+        """Whether there was anything."""
         cdef errand_t *errand
-        cdef Errand owner
-        cdef int64_t count = 0
+        cdef int64_t begun = au_now(), left = self.meter.left
+        cdef int count = 0
+        while count < _IN_A_TURN if self.loop is None else au_now() - begun < _TURN_NS:
+            pthread_mutex_lock(&self.crew.mutex)
+            errand = take_errand(&self.crew.done)
+            pthread_mutex_unlock(&self.crew.mutex)
+            if errand == NULL:
+                break
+            if not count:
+                # They have waited for a turn, as for any other: nobody is to think it overdue
+                self.meter.grant(self.meter.budget, 0)
+                self.meter.left = left
+            count += 1
+            if self.loop is None:
+                left = max(left, min(count * _ENTITLED_NS, self.meter.budget))
+            else:
+                left = max(self.meter.left, _ENTITLED_NS)
+            self.meter.left = left
+            self.hand_over(errand)
+        return count > 0
+
+    cdef int hand_over(self, errand_t *errand) except -1:
+        cdef Errand owner = <Errand>errand.owner
+        Py_DECREF(owner)            # the crew's reference
+        self.meter.crowd -= 1
+        self.served += 1
         try:
-            while done.first != NULL:
-                errand = take_errand(done)
-                owner = <Errand>errand.owner
-                Py_DECREF(owner)
-                count += 1
-                self.meter.crowd -= 1
-                self.served += 1
-                try:
-                    if errand.strange:
-                        self.learn(errand)
-                finally:
-                    if owner.waiter is not None:
-                        self.give(owner)
+            if errand.strange:
+                self.learn(errand)
         finally:
-            self.take_back(done)
-        if count:
-            # They have waited for a turn.  (It counts as any other: nobody is to think it overdue)
-            count = max(min(count * _ENTITLED_NS, self.meter.budget), self.meter.left)
-            self.meter.grant(self.meter.budget, 0)
-            self.meter.left = count
+            if owner.waiter is not None:
+                self.give(owner)
+            else:
+                owner.close_file()  # now: a traceback may hold on to whoever has waited
         return 0
 
-    cdef void take_back(self, errands_t *done) noexcept:
-        """For the next turn."""
-        pthread_mutex_lock(&self.crew.mutex)
-        while done.first != NULL:
-            put_errand(&self.crew.done, take_errand(done))
-        pthread_mutex_unlock(&self.crew.mutex)
-
     cdef int give(self, Errand owner) except -1:
-        waiter, owner.waiter = owner.waiter, None
+        cdef object waiter = owner.waiter, context = owner.context
+        owner.waiter = owner.context = None
         try:
             answer = owner.answer(self.meter)
         except MemoryError:
@@ -3103,15 +3153,24 @@ cdef class Crew:
                 self.misses += 1
                 if self.misses >= _MISSES_RUN:
                     self.pause = _PAUSE
-        if self.wake is not None:
-            owner.given = answer
+        owner.given = answer
+        if self.loop is None:
             self.wake(waiter)
-        elif not waiter.done():
-            try:
-                waiter.set_result(answer)
-            except Exception:
-                if not waiter.done():   # Ctrl-C has cancelled it just now
-                    raise
+        else:
+            self.go_on(waiter, owner, context)
+        return 0
+
+    cdef int go_on(self, callback, Errand owner, context) except -1:
+        """Run asyncio's task until it waits for something else."""
+        try:
+            PyContext_Enter(context)
+        except RuntimeError:        # this very task's is entered, further up the stack
+            self.loop.call_soon(callback, owner, context=context)
+            return 0
+        try:
+            callback(owner)
+        finally:
+            PyContext_Exit(context)
         return 0
 
     cdef int learn(self, errand_t *errand) except -1:
@@ -3152,7 +3211,7 @@ cdef class Crew:
         self.drop_all()
         self.meter.crew = None
         self.meter.crowd = 0
-        self.park = self.come = self.hire = self.wake = self.left = None
+        self.park = self.come = self.hire = self.loop = self.wake = self.left = None
 
     def forget(self):
         """After fork, in the child: the helpers are the parent's, and one may have held the mutex.
@@ -3179,7 +3238,7 @@ cdef class Crew:
             if errand == NULL:
                 return
             owner = <Errand>errand.owner
-            owner.waiter = None
+            owner.waiter = owner.context = None
             Py_DECREF(owner)
 
 

@@ -159,13 +159,18 @@ class AsyncioHost(Host):
     def _serve(self, crew: Crew) -> bool:
         if not can_host(self.loop):
             return False
-        self.loop.add_reader(crew.eventfd, self._turn)
-        crew.serve(self.loop.create_future, self._turn_soon, self.hire)
+        self.loop.add_reader(crew.eventfd, self._on_answers)
+        crew.serve_asyncio(self.loop, self._turn_soon, self.hire)
         return True
+
+    def _on_answers(self) -> None:
+        if not self._turning:  # else that comes in this very turn of the loop
+            self._turn()
 
     def _turn_soon(self) -> None:
         if not self._turning and not self.loop.is_closed():
-            self.loop.call_soon(self._next_turn, context=self._context)
+            # (its own, which no turn further up the stack has entered)
+            self.loop.call_soon(self._next_turn, context=Context())
             self._turning = True
 
     def _next_turn(self) -> None:

@@ -208,7 +208,7 @@ class TrioHost(Host):
         request = _private.trio_request()
         if request is None or not _private.trio_watch(crew.eventfd):
             return False
-        crew.serve(request, self._hook, self.hire, trio.lowlevel.reschedule, Abort.SUCCEEDED)
+        crew.serve_trio(self._hook, self.hire, request, trio.lowlevel.reschedule, Abort.SUCCEEDED)
         return True
 
     def waiter(self) -> _Waiter:

@@ -19,8 +19,8 @@ LAYERS = {
     3: "_host_asyncio _host_trio",
     4: "_runtime _info",
     5: "_file_steps _file _raw _buffer_steps _buffered _behind _text_steps _text",
-    6: "_open _streams _temporary _spooled _whole _listing _walk _path_jobs _path _batch _staged _atomic"
-    " _chunks _copy _descent _remove _trees _writes _served_files _served_paths _served",
+    6: "_open _streams _temporary _spooled _whole _listing _walk _path_jobs _path _batch _staged"
+    " _atomic _chunks _copy _descent _remove _trees _writes _served_files _served_paths _served",
     7: "__init__ __main__ _doctor _bench _bench_cases _bench_material _bench_report testing"
     " trio _trio_path _targets _install _backends _run _pytest",
 }
