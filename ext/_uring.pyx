@@ -2906,6 +2906,11 @@ cdef class Crew:
         return self.crew.eventfd
 
     @property
+    def takes_stats(self):
+        """Not Trio's: to wake one of its tasks costs more than a stat that is made at once."""
+        return self.loop is not None
+
+    @property
     def outstanding(self):
         """Questions that are not answered yet."""
         return self.meter.crowd
@@ -3253,7 +3258,7 @@ cdef Crew crew_of_crowd():
 def ask_stat(path, bint follow):
     """As `Crew.stat`; None: go the long way."""
     cdef Crew crew = crew_of_crowd()
-    cdef bytes encoded = None if crew is None else path_bytes(path)
+    cdef bytes encoded = None if crew is None or crew.loop is None else path_bytes(path)
     return None if encoded is None else crew.push(encoded, _ERRAND_STAT, follow, 0)
 
 

@@ -36,7 +36,7 @@ async def facts(
     """
     runtime = current_runtime()
     crew = runtime.gate.crew() if found is None else None
-    if crew is not None:
+    if crew is not None and crew.takes_stats:
         found = await crew.stat(_encoded(path, os.stat), follow)
     if found is not None:
         if not isinstance(found, int):

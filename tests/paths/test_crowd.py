@@ -142,7 +142,8 @@ async def test_facts_are_those_of_os(always: None, tree: pathlib.Path, name: str
         for _ in range(2):
             found = await outcome_of(_whole.facts(path, follow, None))
             assert found == outcome(lambda: os.stat(path, follow_symlinks=follow))  # noqa: B023
-    assert current_runtime().host.crew.served >= 4  # type: ignore[union-attr]
+    crew: Any = current_runtime().host.crew
+    assert crew.served >= 4 if crew.takes_stats else crew.served == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -292,7 +293,7 @@ async def test_without_helpers_the_loop_does_it_all(
 async def test_a_crowd_comes_again(always: None, tree: pathlib.Path) -> None:
     async def work(number: int) -> None:
         for _ in range(10):
-            await Path(tree / "small").stat()
+            await Path(tree / "small").read_bytes()
 
     await crowd(work)
     crew = current_runtime().host.crew
@@ -307,7 +308,7 @@ async def test_a_crowd_comes_again(always: None, tree: pathlib.Path) -> None:
 async def test_few_are_served_at_once(tree: pathlib.Path) -> None:
     async def work() -> None:
         for _ in range(200):
-            await Path(tree / "small").stat()
+            await Path(tree / "small").read_bytes()
 
     async with anyio.create_task_group() as group:
         for _ in range(8):
@@ -370,7 +371,7 @@ async def test_a_loop_that_is_held_up_finds_all_answers(always: None, tree: path
 
     async def work() -> None:
         nonlocal answered
-        await Path(tree / "small").stat()
+        await Path(tree / "small").read_bytes()
         answered += 1
         if answered == 10:
             while crew.helpers and crew.done < 64:  # as many as are found ahead
@@ -390,7 +391,7 @@ async def test_a_burst_after_the_last_helper_has_left(always: None, tree: pathli
     crew.own_most = crew.idle_seconds = 0
 
     async def work() -> None:
-        await Path(tree / "small").stat()
+        await Path(tree / "small").read_bytes()
 
     with anyio.fail_after(60):
         for _ in range(20):
@@ -408,7 +409,7 @@ async def test_the_loop_rests_afterwards(always: None, tree: pathlib.Path) -> No
 
     async def work() -> None:
         for _ in range(2):
-            await Path(tree / "small").stat()
+            await Path(tree / "small").read_bytes()
 
     for _ in range(400):
         async with anyio.create_task_group() as group:
@@ -447,7 +448,7 @@ async def test_a_mount_that_cannot_be_looked_up(
     try:
         for _ in range(3):
             with anyio.fail_after(60), pytest.raises(MemoryError):  # of the next tier
-                await Path(tree / "small").stat()
+                await Path(tree / "small").read_bytes()
     finally:
         _uring.set_classifier(_mounts.classify)
     assert (await Path(tree / "small").stat()).st_size == SIZES["small"]
@@ -469,7 +470,7 @@ def test_helpers_of_a_dropped_loop_leave(always: None, tiers: Tiers, tree: pathl
     async def main() -> None:
         crew = current_runtime().gate.crew()
         crew.own_most = 0
-        await Path(tree / "small").stat()
+        await Path(tree / "small").read_bytes()
         helpers.extend(each for each in threading.enumerate() if "helper" in each.name)
 
     helpers: list[threading.Thread] = []
@@ -512,7 +513,7 @@ _gate.CROWD = 0
 
 async def work():
     for _ in range(20):
-        await Path(sys.argv[1]).stat()
+        await Path(sys.argv[1]).read_bytes()
 
 async def main():
     async with anyio.create_task_group() as group:
@@ -571,7 +572,7 @@ async def test_a_helper_that_waits_holds_up_nobody_else(
     found = []
 
     async def wait() -> None:
-        found.append(await slow.stat())
+        found.append(await slow.read_bytes())
 
     async def work(number: int) -> None:
         for _ in range(20):
@@ -584,7 +585,7 @@ async def test_a_helper_that_waits_holds_up_nobody_else(
             await crowd(work)
             assert crew.outstanding == 1
             assert not found
-    assert stat.S_ISREG(found[0].st_mode)
+    assert found == [b"content"]
 
 
 @needs_fuse
@@ -595,7 +596,7 @@ async def test_who_is_cancelled_leaves_a_helper_that_waits(
     slow = Path(mount.path, next(names))
     with waiting(mount) as crew:
         async with anyio.create_task_group() as group:
-            group.start_soon(slow.stat)
+            group.start_soon(slow.read_bytes)
             await until_waiting(mount, crew)
             group.cancel_scope.cancel()
         assert crew.outstanding == 1
@@ -614,7 +615,7 @@ def test_a_loop_ends_while_a_helper_waits(
     async def main() -> None:
         async with anyio.create_task_group() as group:
             crews.append(stack.enter_context(waiting(mount)))
-            group.start_soon(path.stat)
+            group.start_soon(path.read_bytes)
             await until_waiting(mount, crews[0])
             group.cancel_scope.cancel()
 
