@@ -27,9 +27,9 @@ from rows import FULL, QUICK, ROWS, Material
 
 OK, FAILED = 0, 1
 DEPTH, PAGE = 128, 4096
-# So many ranges in one call: as many as are in flight, and all have to end before the next call; or
-# many times that, the next of which begin when the first ones end, as fio's do
-LISTS = (DEPTH, 16 * DEPTH)
+# So many ranges in one call: as many as are in flight, and all have to end before the next call;
+# many times that, the next of which begin when the first ones end, as fio's do; or all of the file
+LISTS = (DEPTH, 16 * DEPTH, 128 * DEPTH)
 FIO = {"fio": False, "fio, 32 a call": True}
 clock = time.perf_counter
 

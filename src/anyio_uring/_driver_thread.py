@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from functools import cache, partial
-from itertools import islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from anyio import ClosedResourceError, to_thread
+from anyio import ClosedResourceError, create_task_group, to_thread
 
 from ._direct import pread_any, quiet, read_to_end_any, write_any
-from ._errors import closed_error
+from ._errors import closed_error, first_of
 from ._handle import MISS, fd_facts
 from ._hop import Act, Closing, Errand, Fetch, Guard, Once, Prompt
 from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Over, Pace
@@ -43,9 +43,11 @@ CHUNK_MAX = 1 << 20
 # A hop into a caller's buffer reads no more than this: freeing what it was read into takes time.
 HOP_MAX = 16 << 20
 # Of many reads one hop makes so many, of so many bytes: then others get the thread, and a
-# cancellation is heard.
+# cancellation is heard.  So many such hops are made side by side, which is what a device wants.
+SPANS_MIN = 32
 SPANS_MAX = 256
 SPANS_BYTES_MAX = 4 << 20
+SPANS_THREADS = 8
 # A thread copies no more than this at once.
 COPY_MAX = 1 << 20
 # What is written with these waits for the device.
@@ -200,19 +202,38 @@ class ThreadOps:
     async def read_spans(
         self, job: Job, spans: Iterable[tuple[int, tuple[int, int]]]
     ) -> dict[int, bytes]:
-        found: list[bytes] = []
         todo = dict(spans)
-        while len(found) < len(todo):
-            group: list[tuple[int, int]] = []
-            total = 0
-            for size, offset in islice(todo.values(), len(found), len(found) + SPANS_MAX):
-                if group and total + size > SPANS_BYTES_MAX:
+        groups = _grouped(todo.values())
+        left = iter(range(len(groups)))
+        found: list[list[bytes]] = [[] for _ in groups]
+        failures: dict[int, Exception] = {}
+
+        async def work() -> None:
+            for number in left:
+                if failures:
                     break
-                group.append((size, offset))
-                total += size
-            read = partial(_read_all, job.handle, group)
-            found += await self.run(job, read)
-        return dict(zip(todo, found, strict=True))
+                try:
+                    found[number] = await self.run(
+                        job, partial(_read_all, job.handle, groups[number])
+                    )
+                except Exception as error:  # noqa: BLE001  # raised below
+                    failures[number] = error
+
+        if len(groups) <= 1:
+            await work()
+        else:
+            try:
+                async with create_task_group() as group:
+                    for _ in range(min(len(groups), SPANS_THREADS)):
+                        group.start_soon(work)
+            except BaseExceptionGroup as errors:
+                raise first_of(errors) from None  # an interrupt
+        if failures:
+            try:
+                raise failures[min(failures)]
+            finally:
+                failures.clear()  # its traceback holds this frame
+        return dict(zip(todo, chain.from_iterable(found), strict=True))
 
     async def _read_paced(self, job: Job, pace: Pace, size: int, offset: int) -> bytes | None:
         """All of a cached range too big for one go, or None."""
@@ -535,6 +556,20 @@ def _name(error: BaseException, job: Job) -> None:
 def _call(done: Done | None, moved: int | None) -> None:
     if done is not None:
         done(moved)
+
+
+def _grouped(spans: Collection[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """What one hop reads of many (size, offset), hop by hop."""
+    most = min(max(-(-len(spans) // SPANS_THREADS), SPANS_MIN), SPANS_MAX)
+    groups: list[list[tuple[int, int]]] = []
+    total = 0
+    for size, offset in spans:
+        total += size
+        if not groups or len(groups[-1]) == most or total > SPANS_BYTES_MAX:
+            groups.append([])
+            total = size
+        groups[-1].append((size, offset))
+    return groups
 
 
 def _read_all(handle: Handle, spans: list[tuple[int, int]], report: Done) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,11 +173,59 @@ async def test_threads_get_many_at_a_time(
     async with await anyio_uring.open_file(path, "rb", 0) as file:
         before = statistics().thread
         assert await file.pread_many(requests) == expected(path, requests)
-        assert statistics().thread - before <= 4
+        assert statistics().thread - before == 8
+        assert await file.pread_many(requests[:32]) == expected(path, requests[:32])
+        assert statistics().thread - before == 9
         monkeypatch.setattr(_driver_thread, "SPANS_BYTES_MAX", 250)
         before = statistics().thread
         assert await file.pread_many(requests[:5]) == expected(path, requests[:5])
         assert statistics().thread - before == 3
+
+
+@pytest.mark.tiers("thread")
+async def test_threads_read_side_by_side(
+    tiers: Tiers, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(8, timeout=60)
+    read = _driver_thread.pread_any
+
+    def pread(handle: Any, size: int, offset: int) -> bytes:
+        if offset % 32_000 == 0:  # the first of each hop
+            together.wait()
+        return read(handle, size, offset)
+
+    monkeypatch.setattr(_driver_thread, "pread_any", pread)
+    requests = [(100, 1000 * number) for number in range(256)]
+    async with await anyio_uring.open_file(path, "rb", 0) as file:
+        assert await file.pread_many(requests) == expected(path, requests)
+
+
+@pytest.mark.tiers("thread")
+async def test_threads_end_before_the_first_error_is_raised(
+    tiers: Tiers, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work = []
+    both = threading.Barrier(2, timeout=60)
+
+    def fail(handle: Any, size: int, offset: int) -> bytes:
+        at_work.append(offset)
+        try:
+            if offset in (32_000, 64_000):  # of the second and third hop, both of which have begun
+                both.wait()
+                raise OSError(offset, "broken")
+            return b"x" * size
+        finally:
+            at_work.remove(offset)
+
+    monkeypatch.setattr(_driver_thread, "pread_any", fail)
+    requests = [(100, 1000 * number) for number in range(20_000)]
+    async with await anyio_uring.open_file(path, "rb", 0) as file:
+        monkeypatch.setattr(_driver_thread, "SPANS_MAX", 32)
+        with pytest.raises(OSError, match="broken") as caught:
+            await file.pread_many(requests)
+        assert not at_work
+        assert caught.value.errno == 32_000
+        assert caught.value.filename == str(path)
 
 
 @pytest.mark.tiers("auto", "now+thread")
