@@ -3031,7 +3031,7 @@ cdef class Crew:
             au_eventfd_drain(self.crew.eventfd)
         if not done and asked and self.in_vain:
             self.run_some()
-        if self.loop is not None:
+        if self.loop is not None and au_load_acquire(&self.crew.done.count):
             # Asyncio's tasks run within this: one may run the loop itself, as notebooks do
             self.come()
             self.coming = True

@@ -164,7 +164,9 @@ class AsyncioHost(Host):
         return True
 
     def _on_answers(self) -> None:
-        if not self._turning:  # else that comes in this very turn of the loop
+        if self.crew is not None and self.crew.done:
+            self._turn_soon()  # a callback that runs tasks must be one that can run within itself
+        else:
             self._turn()
 
     def _turn_soon(self) -> None:

@@ -420,6 +420,7 @@ async def test_the_loop_rests_afterwards(always: None, tree: pathlib.Path) -> No
         await anyio.lowlevel.checkpoint()
         assert crew.outstanding == 0
         assert not select.select([crew.eventfd], [], [], 0)[0]
+        assert not getattr(current_runtime().host, "_turning", False)  # asyncio's next turn
 
 
 async def test_a_thread_that_cannot_start(
