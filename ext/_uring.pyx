@@ -1947,6 +1947,23 @@ cdef object mount_facts(int fd, au_statx *facts):
     return found
 
 
+def directory_stamp(path):
+    """(mount, device, inode, st_ctime in nanoseconds) of what a path leads to, without asking a
+    server or mounting anything; None: that cannot be seen.  For a worker thread.
+    """
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef const char *name = PyBytes_AsString(encoded)
+    cdef au_statx facts
+    cdef long result
+    with nogil:
+        result = au_statx_call(AT_FDCWD, name, AU_AT_STATX_DONT_SYNC | AU_AT_NO_AUTOMOUNT,
+                               AU_STATX_BASIC_STATS | AU_STATX_MNT_ID, &facts)
+    if result < 0 or not facts.stx_mask & AU_STATX_MNT_ID:
+        return None
+    return (facts.stx_mnt_id, makedev(facts.stx_dev_major, facts.stx_dev_minor),
+            facts.stx_ino, facts.stx_ctime.tv_sec * 1_000_000_000 + facts.stx_ctime.tv_nsec)
+
+
 cdef object facts_tuple(int fd, au_statx *facts):
     fs_type, now, local = mount_facts(fd, facts)
     return facts.stx_mode, facts.stx_blksize, facts.stx_size, fs_type, now, local
@@ -2713,13 +2730,15 @@ cdef class Errand:
     cdef int step(self, PyObject *outcome, PyObject **result) except -1:
         """What is yielded (1) or returned (0)."""
         if self.begun:
-            if self.crew.loop is None:
+            if self.crew.is_trio:
                 (<object>outcome).unwrap()      # raises what has cancelled it
             answer, self.given = self.given, None
             Py_INCREF(answer)
             result[0] = <PyObject *>answer
             return 0
-        if self.crew.loop is None:
+        if self.crew.crew.ended:
+            raise RuntimeError("Event loop is closed")
+        if self.crew.is_trio:
             request = self.crew.park(self)
             # From here until Trio has it, no handler of a signal is called
             self.waiter = self.crew.meter.trio_locals["task"]
@@ -2750,10 +2769,20 @@ cdef class Errand:
         callback, self.waiter = self.waiter, None
         if callback is None:
             return False
+        if self.crew.loop is None:
+            raise RuntimeError("Event loop is closed")
         self.cancel_message = () if msg is None else (msg,)
         context, self.context = self.context, None
         self.crew.loop.call_soon(callback, self, context=context)
         return True
+
+    def cancelled(self):
+        """asyncio: whether its task was cancelled while it waited for this."""
+        return self.cancel_message is not None
+
+    def done(self):
+        """asyncio: whether its task does not wait for it any more."""
+        return self.begun and self.waiter is None
 
     def result(self):
         """asyncio: the task goes on, and will be given the answer itself."""
@@ -2848,7 +2877,8 @@ cdef class Crew:
     cdef readonly Meter meter
     cdef object come            # called with the first errand: have `turn` called in the next turn
     cdef object hire            # has a thread call `help` of this: True if there is one
-    cdef object loop            # asyncio's; None: Trio
+    cdef bint is_trio
+    cdef object loop            # asyncio's; None: Trio's, or ended
     cdef object park            # errand -> what Trio is to be asked
     cdef object wake            # Trio's, of a task
     cdef object left            # what says to Trio that a task may be woken
@@ -2897,7 +2927,7 @@ cdef class Crew:
         self.meter.crew = self
 
     def serve_trio(self, come, hire, park, wake, left):
-        self.come, self.hire = come, hire
+        self.come, self.hire, self.is_trio = come, hire, True
         self.park, self.wake, self.left = park, wake, left
         self.meter.crew = self
 
@@ -2908,7 +2938,7 @@ cdef class Crew:
     @property
     def takes_stats(self):
         """Not Trio's: to wake one of its tasks costs more than a stat that is made at once."""
-        return self.loop is not None
+        return not self.is_trio
 
     @property
     def outstanding(self):
@@ -3031,10 +3061,6 @@ cdef class Crew:
             au_eventfd_drain(self.crew.eventfd)
         if not done and asked and self.in_vain:
             self.run_some()
-        if self.loop is not None and au_load_acquire(&self.crew.done.count):
-            # Asyncio's tasks run within this: one may run the loop itself, as notebooks do
-            self.come()
-            self.coming = True
         self.in_vain = not self.hand_out()
         self.coming = not self.may_sleep()
         return self.coming
@@ -3108,18 +3134,24 @@ cdef class Crew:
         cdef errand_t *errand
         cdef int64_t begun = au_now(), left = self.meter.left
         cdef int count = 0
-        while count < _IN_A_TURN if self.loop is None else au_now() - begun < _TURN_NS:
+        while count < _IN_A_TURN if self.is_trio else au_now() - begun < _TURN_NS:
+            if au_load_acquire(&self.crew.done.count) == 0:
+                break               # (nobody else takes any)
+            if not count and not self.is_trio:
+                # Its tasks run within this: one may run the loop itself, as notebooks do
+                self.come()
+                self.coming = True
             pthread_mutex_lock(&self.crew.mutex)
             errand = take_errand(&self.crew.done)
             pthread_mutex_unlock(&self.crew.mutex)
-            if errand == NULL:
+            if errand == NULL:      # an inner turn has taken it
                 break
             if not count:
                 # They have waited for a turn, as for any other: nobody is to think it overdue
                 self.meter.grant(self.meter.budget, 0)
                 self.meter.left = left
             count += 1
-            if self.loop is None:
+            if self.is_trio:
                 left = max(left, min(count * _ENTITLED_NS, self.meter.budget))
             else:
                 left = max(self.meter.left, _ENTITLED_NS)
@@ -3159,7 +3191,7 @@ cdef class Crew:
                 if self.misses >= _MISSES_RUN:
                     self.pause = _PAUSE
         owner.given = answer
-        if self.loop is None:
+        if self.is_trio:
             self.wake(waiter)
         else:
             self.go_on(waiter, owner, context)
@@ -3258,7 +3290,7 @@ cdef Crew crew_of_crowd():
 def ask_stat(path, bint follow):
     """As `Crew.stat`; None: go the long way."""
     cdef Crew crew = crew_of_crowd()
-    cdef bytes encoded = None if crew is None or crew.loop is None else path_bytes(path)
+    cdef bytes encoded = None if crew is None or crew.is_trio else path_bytes(path)
     return None if encoded is None else crew.push(encoded, _ERRAND_STAT, follow, 0)
 
 

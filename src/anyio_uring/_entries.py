@@ -17,7 +17,7 @@ from ._handle import COMPILED
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["Children", "Entries", "names", "sorted_names"]
+__all__ = ["Children", "Entries", "directory_stamp", "names", "sorted_names"]
 
 
 class PortableEntries:
@@ -116,10 +116,16 @@ def sorted_names(path: str, follow: bool) -> tuple[list[str], list[str]]:
         found.close()
 
 
+def _no_stamp(path: str) -> None:
+    """Of a directory, as the compiled form can tell it."""
+
+
 if TYPE_CHECKING or not COMPILED:
     Entries = PortableEntries
     Children = PortableChildren
 else:
     from ._uring import Children, Entries
 if TYPE_CHECKING or COMPILED:
-    from ._uring import Names
+    from ._uring import Names, directory_stamp
+else:
+    directory_stamp = _no_stamp

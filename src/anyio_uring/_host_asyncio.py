@@ -159,15 +159,10 @@ class AsyncioHost(Host):
     def _serve(self, crew: Crew) -> bool:
         if not can_host(self.loop):
             return False
-        self.loop.add_reader(crew.eventfd, self._on_answers)
+        # Its tasks run within a turn, which is therefore a callback that can run within itself
+        self.loop.add_reader(crew.eventfd, self._turn_soon)
         crew.serve_asyncio(self.loop, self._turn_soon, self.hire)
         return True
-
-    def _on_answers(self) -> None:
-        if self.crew is not None and self.crew.done:
-            self._turn_soon()  # a callback that runs tasks must be one that can run within itself
-        else:
-            self._turn()
 
     def _turn_soon(self) -> None:
         if not self._turning and not self.loop.is_closed():

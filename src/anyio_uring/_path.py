@@ -381,6 +381,8 @@ class Path(anyio.Path):
             its parent's list can be changed, and what is in it.
             """
             sys.audit("pathlib.Path.walk", self._path, on_error, follow_symlinks)
+            if sys.version_info >= (3, 13):
+                sys.audit("os.walk", str(self._path), top_down, on_error, follow_symlinks)
             source = walk(str(self._path), top_down, on_error, follow_symlinks, self._limiter)
             try:
                 async for text, directories, others in source:

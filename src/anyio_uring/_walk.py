@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from ._entries import sorted_names
+from ._entries import directory_stamp, sorted_names
 from ._handle import stat_now, stat_quick
 from ._listing import CHUNK_MAX, CHUNK_MIN, CHUNK_SECONDS, Listing
 from ._runtime import current_runtime
@@ -48,15 +48,20 @@ def walk(
     return Listing(partial(_bottom_up, text, on_error, follow), limiter, _itself)
 
 
+Stamp: TypeAlias = tuple[int, int, int]
+
+
 class Reading(NamedTuple):
     directories: list[str]
     others: list[str]
-    stamp: tuple[int, int, int] | None
+    stamp: Stamp | None
 
 
 class Walk(AsyncIterator[Step]):
-    """From the top down.  One hop reads `CHUNK_MAX` entries or for `CHUNK_SECONDS`, if directories
-    were not changed of late and symlinks are not followed; else one directory.
+    """From the top down.  One hop reads `CHUNK_MAX` entries or for `CHUNK_SECONDS`, as long as what
+    it reads is asked for; it reads one directory if symlinks are followed, if changes could not be
+    seen, if it was changed of late, or if it is on another mount: there may be a server behind it
+    that does not answer, and whoever walks may want to go round it.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Walk(AsyncIterator[Step]):
         self._to_do = [text]  # the next one last
         self._last: Step | None = None
         self._ahead: dict[str, Reading] = {}
+        self._may_read_ahead = not follow
         self._size = CHUNK_MIN
 
     def __aiter__(self) -> Self:
@@ -80,7 +86,7 @@ class Walk(AsyncIterator[Step]):
         while self._to_do:
             text = self._to_do.pop()
             found = self._ahead.pop(text, None)
-            if found is not None and not await _is_unchanged(text, found.stamp):
+            if found is not None and not await self._is_unchanged(text, found.stamp):
                 self._size = 1
                 found = None
             if found is None:
@@ -98,7 +104,26 @@ class Walk(AsyncIterator[Step]):
         self._ahead.clear()
         self._last = None
 
+    async def _is_unchanged(self, text: str, stamp: Stamp | None) -> bool:
+        """Whether a directory has this stamp; False also if that cannot be seen at once."""
+        if stamp is None:
+            return True  # it was read in its turn
+        try:
+            status: os.stat_result | int | None = stat_quick(text, True, STAT_COST_BYTES)
+            if status is None:
+                gate = current_runtime().gate
+                await gate.admit(STAT_COST_BYTES)
+                status = stat_now(os.fsencode(text), True, gate.meter)
+        except OSError:
+            return False
+        if not isinstance(status, os.stat_result):
+            self._may_read_ahead = False
+            return False
+        return (status.st_dev, status.st_ino, status.st_ctime_ns) == stamp
+
     async def _hop(self, text: str) -> None:
+        if self._ahead or not self._may_read_ahead:
+            self._size = 1  # not all of it was asked for
         behind = self._to_do[-self._size :]
         read = partial(self._read, text, behind, self._size)
         self._size = min(2 * self._size, CHUNK_MAX)
@@ -118,14 +143,18 @@ class Walk(AsyncIterator[Step]):
             return {}
         readings = {text: reading}
         size -= _size_of(reading)
-        while size > 0 and not self._follow and time.monotonic() < end:
+        mount = _mount_and_stamp(text)[0] if size > 0 else None
+        while size > 0 and mount is not None and time.monotonic() < end:
             to_do += _below(text, reading.directories)
+            if not to_do:
+                break
+            text = to_do.pop()
+            on_mount, stamp = _mount_and_stamp(text)
+            if on_mount != mount or stamp is None:
+                break
             try:
-                text = to_do.pop()
-                if (stamp := _settled(text)) is None:
-                    break
                 reading = Reading(*sorted_names(text, False), stamp)
-            except Exception:  # noqa: BLE001  # there is no more, or the error is met in its turn
+            except Exception:  # noqa: BLE001  # it is met in its turn
                 break
             readings[text] = reading
             size -= _size_of(reading)
@@ -160,27 +189,17 @@ def _size_of(reading: Reading) -> int:
     return 1 + len(reading.directories) + len(reading.others)
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
-    return (status.st_dev, status.st_ino, status.st_ctime_ns)
-
-
-def _settled(text: str) -> tuple[int, int, int] | None:
-    """The stamp of a directory, if it bears another one as soon as it is changed."""
-    status = os.stat(text)
-    return _stamp(status) if time.time_ns() - status.st_ctime_ns > STAMP_NS else None
-
-
-async def _is_unchanged(text: str, stamp: tuple[int, int, int] | None) -> bool:
-    """Whether a directory has this stamp; False also if that cannot be seen at once."""
-    try:
-        status: os.stat_result | int | None = stat_quick(text, True, STAT_COST_BYTES)
-        if status is None:
-            gate = current_runtime().gate
-            await gate.admit(STAT_COST_BYTES)
-            status = stat_now(os.fsencode(text), True, gate.meter)
-    except OSError:
-        return False
-    return isinstance(status, os.stat_result) and _stamp(status) == stamp
+def _mount_and_stamp(text: str) -> tuple[int | None, Stamp | None]:
+    """Where a directory is, and a stamp that is another one as soon as it is changed; None for what
+    cannot be told.
+    """
+    found = directory_stamp(text)
+    if found is None:
+        return None, None
+    mount, *stamp = found
+    device, inode, changed = stamp
+    settled = time.time_ns() - changed > STAMP_NS
+    return mount, (device, inode, changed) if settled else None
 
 
 def _itself(step: Step) -> Step:

@@ -7,10 +7,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+import anyio
 import pytest
 
 from anyio_uring import _gate
@@ -118,6 +120,33 @@ async def test_timeouts() -> None:
     assert isinstance(await asyncio.wait_for(_stat(crew), 60), os.stat_result)
 
 
+async def test_a_task_that_waits_is_seen_to_wait() -> None:
+    crew = crew_here()
+    await _stat(crew)
+    task = asyncio.ensure_future(_stat(crew))
+    await anyio.wait_all_tasks_blocked()
+    await task
+    asked = crew.stat(HERE, True)
+    assert not asked.done()
+    await asked
+    assert asked.done()
+    assert not asked.cancelled()
+
+
+def test_nobody_waits_for_a_closed_loop() -> None:
+    async def start() -> Any:
+        await _stat(crew_here())
+        return crew_here().stat(HERE, True)
+
+    loop = asyncio.new_event_loop()
+    try:
+        asked = loop.run_until_complete(start())
+    finally:
+        loop.close()
+    with pytest.raises(RuntimeError, match="loop is closed"):
+        asked.send(None)
+
+
 async def test_the_loop_run_within_a_task() -> None:
     """As notebooks patch it: what has been answered by then is handed out by the inner turns."""
     loop = asyncio.get_running_loop()
@@ -142,7 +171,7 @@ async def test_the_loop_run_within_a_task() -> None:
         task = asyncio.current_task()
         asyncio.tasks._leave_task(loop, task)  # type: ignore[attr-defined]
         try:
-            while done < TASKS:
+            while done < TASKS and time.monotonic() < end:
                 loop._run_once()  # type: ignore[attr-defined]
         finally:
             asyncio.tasks._enter_task(loop, task)  # type: ignore[attr-defined]
@@ -150,7 +179,8 @@ async def test_the_loop_run_within_a_task() -> None:
     others = [asyncio.ensure_future(work(run_others))]
     others += [asyncio.ensure_future(work()) for _ in range(TASKS)]
     await asyncio.sleep(0)  # all have asked, and none has been answered
-    while crew.done <= TASKS:
+    end = time.monotonic() + 60
+    while crew.done <= TASKS and time.monotonic() < end:
         os.sched_yield()
     await asyncio.gather(*others)
     assert nested
@@ -176,7 +206,7 @@ def test_an_interrupt_loses_no_answer() -> None:
         tasks = loop.run_until_complete(start())
         with pytest.raises(KeyboardInterrupt):
             loop.run_until_complete(asyncio.wait(tasks))
-        loop.run_until_complete(asyncio.wait(tasks))
+        loop.run_until_complete(asyncio.wait(tasks, timeout=60))
     finally:
         loop.close()
     assert isinstance(tasks[3].exception(), KeyboardInterrupt)

@@ -17,10 +17,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.fuse import FuseMount, cannot_fuse
 from tests.support.trees import build
 
 from anyio_uring import Path, _walk, statistics
-from anyio_uring._entries import PortableNames, names
+from anyio_uring._entries import PortableNames, names, sorted_names
 from anyio_uring._walk import walk
 
 if TYPE_CHECKING:
@@ -125,14 +126,18 @@ def test_portable_names_are_sorted_the_same(tmp_path: pathlib.Path) -> None:
 
 
 async def test_one_hop_for_many_directories(
-    parts: pathlib.Path, trusted: None, tiers: Tiers
+    parts: pathlib.Path, trusted: None, tiers: Tiers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_walk, "CHUNK_SECONDS", 600)
     before = statistics().thread
     assert [len(f) async for _, _, f in steps(parts)] == [0] + 40 * [3]
     assert statistics().thread - before == (3 if tiers.now else 41)
 
 
-async def test_just_changed_directories_are_read_in_their_turn(parts: pathlib.Path) -> None:
+async def test_just_changed_directories_are_read_in_their_turn(
+    parts: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_walk, "STAMP_NS", 1 << 62)
     before = statistics().thread
     assert len([root async for root, _, _ in steps(parts)]) == 41
     assert statistics().thread - before == 41
@@ -232,23 +237,67 @@ async def test_stopped_and_cancelled(parts: pathlib.Path, trusted: None) -> None
         assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-async def test_others_get_their_turns(tmp_path: pathlib.Path, trusted: None) -> None:
+async def test_others_get_their_turns(
+    tmp_path: pathlib.Path, trusted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A walk through what was read ahead waits for nothing, and gives way nevertheless."""
-    for number in range(500):
+    monkeypatch.setattr(_walk, "CHUNK_SECONDS", 600)
+    for number in range(1500):
         (tmp_path / str(number)).mkdir()
-    turns = 0
+    longest = steps_in_turn = 0
 
     async def other() -> None:
-        nonlocal turns
+        nonlocal steps_in_turn
         while True:
             await checkpoint()
-            turns += 1
+            steps_in_turn = 0
 
     async with anyio.create_task_group() as group:
         group.start_soon(other)
-        assert len([step async for step in steps(tmp_path)]) == 501
+        async for _ in steps(tmp_path):  # one hop reads more than five hundred
+            steps_in_turn += 1
+            longest = max(longest, steps_in_turn)
         group.cancel_scope.cancel()
-    assert turns > 5
+    assert longest < 250
+
+
+async def test_little_is_read_for_who_prunes(
+    tmp_path: pathlib.Path, trusted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def reads(text: str, follow: bool) -> Any:
+        read.append(text)
+        return sorted_names(text, follow)
+
+    monkeypatch.setattr(_walk, "sorted_names", reads)
+    path = tmp_path
+    for _ in range(30):
+        for name in "abcdefgh":
+            (path / name / "x").mkdir(parents=True)
+        path /= "a"
+    seen = 0
+    async for _, directories, _ in steps(tmp_path):
+        directories[:] = directories[:1] if "a" not in directories else ["a"]
+        seen += 1
+    assert 30 < seen < len(read) + 1 < 4 * seen
+
+
+@pytest.mark.skipif(bool(cannot_fuse()), reason=f"{cannot_fuse()}")
+async def test_a_mount_that_is_gone_round_is_not_touched(
+    tmp_path: pathlib.Path, trusted: None
+) -> None:
+    for name in "abc":
+        (tmp_path / name / "x").mkdir(parents=True)
+    with FuseMount({"file": b""}, tmp_path / "b") as mount:
+        before = mount.counts()
+        async for root, directories, _ in steps(tmp_path):
+            if root == str(tmp_path):
+                assert sorted(directories) == ["a", "b", "c"]
+                directories.remove("b")
+        assert mount.counts() == before
+        found = [os.path.relpath(root, tmp_path) async for root, _, _ in steps(tmp_path)]
+        assert sorted(found) == [".", "a", "a/x", "b", "c", "c/x"]
 
 
 TREES = st.recursive(
