@@ -2811,12 +2811,12 @@ cdef class Errand:
 
     def throw(self, error, value=None, traceback=None):
         """As of a coroutine."""
-        self.waiter = self.context = None
+        self.waiter = self.context = self.given = None
         raise error if value is None else value
 
     def close(self):
         """As of a coroutine."""
-        self.waiter = self.context = None
+        self.waiter = self.context = self.given = None
 
     # -- what it has found ------------------------------------------------------------------------
 

@@ -39,7 +39,6 @@ class Listing(Entries, Generic[T, R]):
 
     :param start: makes the synchronous iterator; called by the first hop
     :param convert: makes of an entry what is handed out
-    :param ahead: False: no entry is looked for before the one before it was handed out
     :param search: entries may be far between: what was found in `CHUNK_SECONDS` is handed out
     """
 
@@ -48,7 +47,6 @@ class Listing(Entries, Generic[T, R]):
         start: Callable[[], Iterator[T]],
         limiter: CapacityLimiter | None,
         convert: Callable[[T], R],
-        ahead: bool = True,
         search: bool = True,
     ) -> None:
         super().__init__(convert)
@@ -58,9 +56,8 @@ class Listing(Entries, Generic[T, R]):
         self._source: Iterator[T] | None = None
         # `_chunk` is what needs no turn of the loop
         self._rest: list[T] = []  # behind it, the next one last
-        self._size = CHUNK_MIN if ahead else 1
+        self._size = CHUNK_MIN
         self._step = 1 if search else TURN_ENTRIES
-        self._size_max = CHUNK_MAX if ahead else 1
         self._error: BaseException | None = None
         self._ended = False
         self._mutex = threading.Lock()
@@ -90,7 +87,7 @@ class Listing(Entries, Generic[T, R]):
         self._raise_error()
         if self._given_up():
             return
-        size, self._size = self._size, min(2 * self._size, self._size_max)
+        size, self._size = self._size, min(2 * self._size, CHUNK_MAX)
         next_chunk = partial(self._next, size)
         paths = current_runtime().paths
         try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OnError: TypeAlias = Callable[[OSError], object]
 Step: TypeAlias = tuple[str, list[str], list[str]]
+Stamp: TypeAlias = tuple[int, int, int]
 
 # Two changes of a directory can bear one time stamp, but not further apart than this: the coarsest
 # that a disk's file system keeps are of two seconds
@@ -46,9 +47,6 @@ def walk(
     if top_down:
         return Walk(text, on_error, follow, limiter)
     return Listing(partial(_bottom_up, text, on_error, follow), limiter, _itself)
-
-
-Stamp: TypeAlias = tuple[int, int, int]
 
 
 class Reading(NamedTuple):

@@ -155,8 +155,7 @@ async def test_the_loop_run_within_a_task() -> None:
     crew = crew_here()
     crew.own_most = 0
     await _stat(crew)
-    done = 0
-    nested = False
+    done = within = 0
 
     async def work(first: Callable[[], object] | None = None) -> None:
         nonlocal done
@@ -166,8 +165,7 @@ async def test_the_loop_run_within_a_task() -> None:
         done += 1
 
     def run_others() -> None:
-        nonlocal nested
-        nested = True
+        nonlocal within
         task = asyncio.current_task()
         asyncio.tasks._leave_task(loop, task)  # type: ignore[attr-defined]
         try:
@@ -175,15 +173,18 @@ async def test_the_loop_run_within_a_task() -> None:
                 loop._run_once()  # type: ignore[attr-defined]
         finally:
             asyncio.tasks._enter_task(loop, task)  # type: ignore[attr-defined]
+        within = done
 
     others = [asyncio.ensure_future(work(run_others))]
     others += [asyncio.ensure_future(work()) for _ in range(TASKS)]
     await asyncio.sleep(0)  # all have asked, and none has been answered
     end = time.monotonic() + 60
+    alarm = loop.call_at(end, lambda: None)  # or the inner loop would sleep for ever
     while crew.done <= TASKS and time.monotonic() < end:
         os.sched_yield()
     await asyncio.gather(*others)
-    assert nested
+    alarm.cancel()
+    assert within == TASKS
     assert done == TASKS + 1
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.support.state import descriptors
 
 from anyio_uring import Path as UringPath
+from anyio_uring import _listing
 from anyio_uring._entries import names
 from anyio_uring._hop import Errand
 from anyio_uring._listing import Listing
@@ -60,7 +61,8 @@ async def test_entries_behind_lost_ones_are_not_given(monkeypatch: pytest.Monkey
         assert go.wait(10)
         yield from range(10)
 
-    listing = Listing(entries, anyio.CapacityLimiter(2), int, ahead=False)
+    monkeypatch.setattr(_listing, "CHUNK_MIN", 1)
+    listing = Listing(entries, anyio.CapacityLimiter(2), int)
     monkeypatch.setattr(Errand, "_keep", keep_late)
     async with anyio.create_task_group() as group:
         group.start_soon(anext, listing)
