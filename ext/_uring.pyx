@@ -26,6 +26,7 @@ from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t, uint8_t, uint32_t, uint64
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcpy, memmove, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from posix.uio cimport iovec
 
 from abi cimport (
     AU_AT_EMPTY_PATH, AU_AT_NO_AUTOMOUNT, AU_AT_REMOVEDIR, AU_AT_STATX_DONT_SYNC,
@@ -58,7 +59,7 @@ from ring cimport (
 from sqe cimport (
     prep_cancel, prep_close, prep_fallocate, prep_fsync, prep_ftruncate, prep_mkdirat,
     prep_nop, prep_openat, prep_read, prep_statx, prep_timeout, prep_two_paths, prep_unlinkat,
-    prep_write,
+    prep_write, prep_writev,
 )
 
 cdef extern from "Python.h":
@@ -178,6 +179,7 @@ cdef enum:
 
     # io_uring_enter takes at most this much in one transfer without losing the whole to one
     # short completion; the kernel's own limit is 0x7ffff000.
+    _VECTORS_MAX = 1024     # Linux's UIO_MAXIOV
     _TRANSFER_MAX = 64 << 20
     # Direct I/O wants memory aligned to the logical block; no common device asks for more.
     _ALIGNMENT = 4096
@@ -3713,11 +3715,11 @@ cdef class Operation:
     """
 
     cdef Handle handle
-    cdef object buffer          # bytes being filled, or the path
+    cdef object buffer          # bytes being filled, or a tuple of bytes to write, or the path
     cdef bytes second           # the other path of an operation that has two
     cdef Py_buffer *view        # the caller's buffer, if it is exported
     cdef char *data             # where the kernel reads or writes
-    cdef void *scratch          # aligned memory of our own (bounce buffer, statx)
+    cdef void *scratch          # aligned memory of our own (bounce buffer, statx, vectors)
     cdef int scratch_class              # of the pool that it goes back to
     cdef Py_ssize_t size
     cdef readonly Py_ssize_t moved      # bytes transferred so far
@@ -3731,6 +3733,7 @@ cdef class Operation:
     cdef uint8_t opcode
     cdef uint8_t state
     cdef bint exact             # go on after a short transfer
+    cdef bint gathers           # writes from several buffers
     cdef bint force_async
     cdef readonly bint effect           # may change something: never cancelled once started
     cdef bint once                      # changes a directory: a second time is another thing
@@ -3793,7 +3796,10 @@ cdef class Operation:
         if self.opcode == AU_OP_READ:
             prep_read(sqe, self.fd, self.data + self.moved, size, offset)
         elif self.opcode == AU_OP_WRITE:
-            prep_write(sqe, self.fd, self.data + self.moved, size, offset)
+            if self.gathers:
+                self.prepare_gathering(sqe, offset)
+            else:
+                prep_write(sqe, self.fd, self.data + self.moved, size, offset)
         elif self.opcode == AU_OP_OPENAT:
             prep_openat(sqe, AT_FDCWD, self.data, self.flags, self.mode)
         elif self.opcode == AU_OP_CLOSE:
@@ -3819,6 +3825,23 @@ cdef class Operation:
             sqe.op_flags = AU_RWF_NOWAIT
         if self.force_async:
             sqe.flags |= AU_IOSQE_ASYNC
+
+    cdef void prepare_gathering(self, au_sqe *sqe, int64_t offset) noexcept:
+        """A write from several buffers, or what is left of it."""
+        cdef iovec *vectors = <iovec *>self.scratch
+        cdef Py_ssize_t done = self.moved, size
+        cdef uint32_t count = 0
+        cdef bytes part
+        for part in <tuple>self.buffer:
+            size = PyBytes_GET_SIZE(part)
+            if done >= size:
+                done -= size
+                continue
+            vectors[count].iov_base = PyBytes_AS_STRING(part) + done
+            vectors[count].iov_len = size - done
+            count += 1
+            done = 0
+        prep_writev(sqe, self.fd, vectors, count, offset)
 
     cdef bint complete(self, int res) noexcept:
         """Take in one completion.  True: not finished, start it again."""
@@ -4193,6 +4216,33 @@ def write_operation(Handle handle, buffer, int64_t offset, bint exact):
         memcpy(operation.scratch, operation.data, operation.size)
         operation.data = <char *>operation.scratch
         operation.drop_view()
+    return operation
+
+
+def gather_operation(Handle handle, tuple parts not None, int64_t offset):
+    """A write of several bytes objects, one behind the other, as one: all of them.
+
+    :param parts: up to 1024, and no more than 64 MiB
+    """
+    cdef Operation operation = new_operation(handle, AU_OP_WRITE)
+    cdef bytes part
+    if not 0 < len(parts) <= _VECTORS_MAX:
+        raise ValueError(f"parts must be 1 to {_VECTORS_MAX}, not {len(parts)}")
+    if handle.align:
+        raise ValueError("parts are not aligned")
+    for part in parts:
+        if part is None:
+            raise TypeError("a part must be bytes")
+        operation.size += PyBytes_GET_SIZE(part)
+    if operation.size > _TRANSFER_MAX:
+        raise ValueError("more than one transfer")
+    allocate_scratch(operation, len(parts) * sizeof(iovec))
+    operation.buffer = parts
+    operation.gathers = True
+    operation.offset = offset
+    operation.exact = True
+    operation.force_async = needs_worker(handle)
+    operation.effect = True
     return operation
 
 

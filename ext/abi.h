@@ -147,6 +147,7 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_IOSQE_ASYNC (1U << 4)
 
 #define AU_OP_NOP 0
+#define AU_OP_WRITEV 2
 #define AU_OP_FSYNC 3
 #define AU_OP_TIMEOUT 11
 #define AU_OP_ASYNC_CANCEL 14

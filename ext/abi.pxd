@@ -99,6 +99,7 @@ cdef extern from "abi.h" nogil:
     const uint16_t AU_OP_SUPPORTED
     const uint8_t AU_IOSQE_ASYNC
     const uint8_t AU_OP_NOP
+    const uint8_t AU_OP_WRITEV
     const uint8_t AU_OP_FSYNC
     const uint8_t AU_OP_TIMEOUT
     const uint8_t AU_OP_ASYNC_CANCEL

@@ -9,7 +9,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from abi cimport (
     AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_MKDIRAT,
     AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT, AU_OP_TIMEOUT,
-    AU_OP_UNLINKAT, AU_OP_WRITE, AU_NOP_INJECT_RESULT, au_sqe, au_statx, au_timespec,
+    AU_OP_UNLINKAT, AU_OP_WRITE, AU_OP_WRITEV, AU_NOP_INJECT_RESULT, au_sqe, au_statx,
+    au_timespec,
 )
 
 
@@ -38,6 +39,16 @@ cdef inline void prep_write(au_sqe *sqe, int fd, const void *data, uint32_t size
     sqe.fd = fd
     sqe.addr = <uint64_t>data
     sqe.len = size
+    sqe.off = <uint64_t>offset
+
+
+cdef inline void prep_writev(au_sqe *sqe, int fd, const void *vectors, uint32_t count,
+                             int64_t offset) noexcept nogil:
+    """pwritev(2) of so many `struct iovec`.  5.1."""
+    sqe.opcode = AU_OP_WRITEV
+    sqe.fd = fd
+    sqe.addr = <uint64_t>vectors
+    sqe.len = count
     sqe.off = <uint64_t>offset
 
 

@@ -2,7 +2,9 @@
 
 What does not fit into the buffer is handed to the ring and counted, not waited for, as long as no
 more than so many bytes are on their way.  Their writes are started in order, each at an offset of
-its own; `handle.position` is where the next one goes.
+its own; `handle.position` is where the next one goes.  While one is on its way those behind it are
+**staged**: to be handed over as one, when they are a quarter of what is allowed, when somebody
+waits, or in the loop's next turn, whichever comes first.
 
 **Nothing overtakes them.**  Whatever is more than another write behind the last one (`seek`,
 `flush`, `truncate`, `fsync`, `pwrite`, closing) first waits until all are done.  A file that can
@@ -15,7 +17,7 @@ behind the failed write may have been written all the same.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
@@ -26,11 +28,19 @@ from ._runtime import Runtime, current_runtime
 from ._transfers import write_all
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from anyio import CapacityLimiter
 
     from ._handle import Handle
     from ._host import Host
     from ._line import Turn
+    from ._ops import Parts
+
+STAGED_MAX = 1 << 20
+"""Bytes that are handed over as one, at the most, if they are not a single write's."""
+
+STAGED_PARTS = 256
+"""The same of writes."""
 
 
 class BehindFile(BufferedFile):
@@ -39,7 +49,18 @@ class BehindFile(BufferedFile):
     :param behind_max: bytes that may be on their way
     """
 
-    __slots__ = ("_behind", "_behind_max", "_failed", "_refused", "_waiter")
+    __slots__ = (
+        "_away",
+        "_behind",
+        "_behind_max",
+        "_called",
+        "_failed",
+        "_refused",
+        "_staged",
+        "_staged_at",
+        "_staged_size",
+        "_waiter",
+    )
 
     def __init__(
         self,
@@ -52,13 +73,43 @@ class BehindFile(BufferedFile):
     ) -> None:
         super().__init__(handle, name, mode, limiter, size)
         self._behind_max = behind_max
-        self._behind = 0  # bytes on their way
+        self._behind = 0  # bytes on their way, or staged
+        self._away: dict[int, int] = {}  # what is on its way: offset and size
         self._failed: OSError | None = None
         self._refused: list[tuple[bytes, int]] = []  # by the ring: for a thread
         # Of the operation whose turn it is, and how many bytes it has to wait for
         self._waiter: tuple[Host, Any, int] | None = None
+        self._staged: list[bytes] = []
+        self._staged_size = self._staged_at = 0
+        self._called: Runtime | None = None  # whose next turn will hand them over
 
-    # -- handing over, within a turn --------------------------------------------------------------
+    # -- handing over -----------------------------------------------------------------------------
+
+    async def write(self, b: ReadableBuffer | str) -> int:
+        if type(b) is bytes and self._stage_now(b):
+            return len(b)
+        return await super().write(b)
+
+    def _stage_now(self, data: bytes) -> bool:
+        """Put a big write behind those on their way; False if it is not that simple."""
+        handle, size = self._handle, len(data)
+        meter = handle.meter
+        if (
+            size < self._buffer.past
+            or not 0 < self._behind <= self._behind_max - size
+            or self._buffer.pending
+            or self._failed is not None
+            or self._refused
+            or handle.busy
+            or handle.closing
+            or handle.fd < 0
+            or handle.shared
+            or meter is None
+            or not meter.admits(0)
+        ):
+            return False
+        self._stage(cast("Runtime", meter.runtime), data)
+        return True
 
     async def _write_through(self, runtime: Runtime, turn: Turn, view: memoryview) -> None:
         handle, buffer = self._handle, self._buffer
@@ -77,38 +128,99 @@ class BehindFile(BufferedFile):
                 data = pending + bytes(view)
         # Before that this write has had no effect
         await self._settle(runtime, max(self._behind_max - len(data), 0))
-        self._behind += len(data)
-        started = False
-        try:
-            started = runtime.ops.write_behind(self._job(), data, handle.position, self._over)
-        finally:
-            if not started:
-                self._behind -= len(data)
-        if not started:
-            await self._settle(runtime)
+        if self._behind:
+            self._stage(runtime, data)
+        elif self._start(runtime, (data,), handle.position):
+            self._advance(len(data))
+        else:
             await super()._write_through(runtime, turn, view)
             return
         buffer.written(len(pending))
-        self._advance(len(data))
         if not whole:
             buffer.add(view)
 
-    def _over(self, data: bytes, offset: int, error: OSError | None, refused: bool) -> None:
+    def _stage(self, runtime: Runtime, data: bytes) -> None:
+        """Take what is handed over with the next of its kind, or in the loop's next turn."""
+        size = len(data)
+        if self._staged_size + size > STAGED_MAX:
+            self._hand_over(runtime)
+        with self._line.mutex:
+            if not self._staged:
+                self._staged_at = self._handle.position
+            self._staged.append(data)
+            self._staged_size += size
+            self._behind += size
+            calls, self._called = self._called is not runtime, runtime
+        self._advance(size)
+        if (
+            self._staged_size >= min(self._behind_max // 2, STAGED_MAX)
+            or len(self._staged) == STAGED_PARTS
+        ):
+            self._hand_over(runtime)
+        if calls:
+
+            def in_the_next_turn() -> None:
+                self._called = None
+                self._hand_over(runtime)
+
+            runtime.host.call_soon(in_the_next_turn)
+
+    def _hand_over(self, runtime: Runtime) -> None:
+        with self._line.mutex:  # the turn of another loop may come meanwhile
+            parts, offset = tuple(self._staged), self._staged_at
+            self._staged.clear()
+            self._behind -= self._staged_size
+            self._staged_size = 0
+        if not parts:
+            return
+        started = False
+        try:
+            started = self._start(runtime, parts, offset)
+        except MemoryError:
+            pass  # their writes have long returned
+        finally:
+            if not started:
+                self._refuse(parts, offset)
+
+    def _start(self, runtime: Runtime, parts: Parts, offset: int) -> bool:
+        size = sum(map(len, parts))
+        with self._line.mutex:
+            self._behind += size
+            self._away[offset] = size
+        started = False
+        try:
+            started = runtime.ops.write_behind(self._job(), parts, offset, self._over)
+        finally:
+            if not started:
+                with self._line.mutex:
+                    self._behind -= self._away.pop(offset)
+        return started
+
+    def _over(self, parts: Parts, offset: int, error: OSError | None, refused: bool) -> None:
         """One of the writes has come to its end, in whatever loop's thread."""
-        self._behind -= len(data)
         if refused:
-            self._refused.append((data, offset))
+            self._refuse(parts, offset)
         elif error is not None and self._failed is None:
             self._failed = error
-        waiter = self._waiter
-        if waiter is not None and self._behind <= waiter[2]:
+        with self._line.mutex:
+            self._behind -= self._away.pop(offset, 0)
+            waiter = self._waiter
+            if waiter is None or self._behind > waiter[2]:
+                return
             self._waiter = None
-            waiter[0].wake(waiter[1])
+        waiter[0].wake(waiter[1])
+
+    def _refuse(self, parts: Parts, offset: int) -> None:
+        for data in parts:
+            self._refused.append((data, offset))
+            offset += len(data)
 
     async def _settle(self, runtime: Runtime, allowed: int = 0) -> None:
         """Wait until no more bytes than that are on their way; raise what has failed."""
         if self._behind > allowed:
-            allowed //= 2  # then there is room for several writes, until the next wait
+            # Then there is room for several writes, until the next wait
+            allowed = min(allowed, self._behind_max // 2)
+            self._hand_over(runtime)
         # (in a forked child they are the parent's, and none of this file's)
         while self._behind > allowed and self._handle.inflight:
             waiter = runtime.host.waiter()
@@ -118,8 +230,10 @@ class BehindFile(BufferedFile):
                     await runtime.host.park(waiter)
             finally:
                 self._waiter = None
-        if not self._handle.inflight:
-            self._behind = 0
+        with self._line.mutex:
+            if not self._handle.inflight:
+                self._away.clear()
+                self._behind = self._staged_size
         while self._refused:
             data, offset = self._refused[0]
             try:
@@ -185,6 +299,11 @@ class BehindFile(BufferedFile):
         return super().detach()
 
     def _flush_rest(self) -> None:
+        with self._line.mutex:
+            self._refuse(tuple(self._staged), self._staged_at)
+            self._staged.clear()
+            self._behind -= self._staged_size
+            self._staged_size = 0
         for data, offset in self._refused:
             write_all(self._handle.fd, memoryview(data), offset, True, lambda _: None)
         self._refused.clear()

@@ -25,7 +25,7 @@ from ._direct import pread_any, quiet, read_to_end_any, write_any
 from ._errors import closed_error, first_of
 from ._handle import MISS, fd_facts
 from ._hop import Act, Closing, Errand, Fetch, Guard, Once, Prompt
-from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Over, Pace
+from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Over, Pace, Parts
 from ._transfers import allocate, read_line
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ class ThreadOps:
         short = handle.regular and not handle.open_flags & SLOW_FLAGS
         return await self.run(job, writing, view.nbytes, short)
 
-    def write_behind(self, job: Job, data: bytes, offset: int, over: Over) -> bool:
+    def write_behind(self, job: Job, parts: Parts, offset: int, over: Over) -> bool:
         return False  # the limiter's token for the thread is a task's
 
     async def size(self, job: Job) -> int:

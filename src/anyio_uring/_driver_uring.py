@@ -19,7 +19,7 @@ from ._errors import CLOSED, closed_error, os_error
 from ._handle import MISS
 from ._host import Host
 from ._mounts import NOW_NEVER
-from ._ops import PACED_MAX, Done, Job, Opened, Over, Pace
+from ._ops import PACED_MAX, Done, Job, Opened, Over, Pace, Parts
 from ._pieces import Pieces, Spans
 from ._settle import Settle
 from ._transfers import FALLOC_FL_KEEP_SIZE
@@ -394,10 +394,13 @@ class UringOps:
             raise os_error(errno.EIO, job.name)  # the kernel wrote nothing and said so
         return operation.moved
 
-    def write_behind(self, job: Job, data: bytes, offset: int, over: Over) -> bool:
+    def write_behind(self, job: Job, parts: Parts, offset: int, over: Over) -> bool:
         if not self._ready(job):
             return False
-        operation = _uring.write_operation(job.handle, data, offset, True)
+        if len(parts) == 1:
+            operation = _uring.write_operation(job.handle, parts[0], offset, True)
+        else:
+            operation = _uring.gather_operation(job.handle, parts, offset)
 
         def done(operation: Operation) -> None:
             error: OSError | None = None
@@ -408,7 +411,7 @@ class UringOps:
                 error = operation.error(job.name)
             elif operation.moved < operation.requested:
                 error = os_error(errno.EIO, job.name)
-            over(data, offset, error, refused)
+            over(parts, offset, error, refused)
 
         operation.when_done = done
         ring = self.host.ring

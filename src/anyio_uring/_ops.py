@@ -26,7 +26,10 @@ Done: TypeAlias = Callable[[int | None], object]
 that asked: with the bytes transferred, or None if nothing happened.  It may run in any thread, and
 runs no user code."""
 
-Over: TypeAlias = Callable[[bytes, int, OSError | None, bool], object]
+Parts: TypeAlias = tuple[bytes, ...]
+"""What is written one behind the other."""
+
+Over: TypeAlias = Callable[[Parts, int, OSError | None, bool], object]
 """Called when a write that nobody waits for has come to its end: with its data and offset, its
 error, and whether it has been refused before anything happened."""
 
@@ -129,8 +132,8 @@ class FileOps(Protocol):
         of the part is returned and the error left for the next call, as write(2) does.
         """
 
-    def write_behind(self, job: Job, data: bytes, offset: int, over: Over) -> bool:
-        """Begin to write all of `data`, and have `over` called at the end; False if a task has to
+    def write_behind(self, job: Job, parts: Parts, offset: int, over: Over) -> bool:
+        """Begin to write all of that, and have `over` called at the end; False if a task has to
         wait for it.
         """
 

@@ -105,10 +105,11 @@ def test_any_sequence_ends_as_with_io(
 async def test_write_returns_before_the_server_answers(tiers: Tiers, mount: FuseMount) -> None:
     data = bytes(64 * KIB)
     file = await anyio_uring.open_file(mount.path / "file", "wb", write_behind=128 * KIB)
+    own: Any = file
     mount.stall("WRITE")
     assert await file.write(data) == len(data)
     assert await file.write(data) == len(data)
-    assert file._handle.inflight == 2
+    assert own._behind == 128 * KIB
     # That is all there is room for: the next one waits, and can be cancelled before its effect
     with anyio.move_on_after(0.05) as scope:
         await file.write(data)
@@ -121,6 +122,65 @@ async def test_write_returns_before_the_server_answers(tiers: Tiers, mount: Fuse
     assert await file.tell() == 128 * KIB
     await file.aclose()
     assert mount.content("file") == 2 * data
+
+
+@ring_only
+async def test_staged_writes_go_with_the_next_turn_of_the_loop(
+    tiers: Tiers, mount: FuseMount
+) -> None:
+    file = await anyio_uring.open_file(mount.path / "file", "wb", write_behind=1 << 20)
+    own: Any = file
+    mount.stall("WRITE")
+    for _ in range(3):
+        await file.write(bytes(8 * KIB))
+    assert len(own._staged) == 2
+    assert file._handle.inflight == 1
+    await anyio.wait_all_tasks_blocked()
+    assert not own._staged
+    assert file._handle.inflight == 2  # the two as one
+    mount.release()
+    await file.aclose()
+    assert len(mount.content("file")) == 24 * KIB
+
+
+@ring_only
+@pytest.mark.parametrize("then", ["close", "aclose", "flush", "seek", "fsync", "tell"])
+async def test_staged_writes_are_not_overtaken(tiers: Tiers, tmp_path: Path, then: str) -> None:
+    file = await anyio_uring.open_file(tmp_path / "f", "wb", write_behind=1 << 20)
+    for number in range(4):
+        await file.write(bytes([number]) * (16 * KIB))
+    if then == "close":
+        file.close()
+        await nothing_in_flight()
+    else:
+        await getattr(file, then)(*(0,) * (then == "seek"))
+    assert (tmp_path / "f").read_bytes() == b"".join(bytes([n]) * (16 * KIB) for n in range(4))
+    await file.aclose()
+
+
+@ring_only
+async def test_staged_writes_without_memory_for_them_are_left_to_a_thread(
+    tiers: Tiers, mount: FuseMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any) -> bool:
+        raise MemoryError
+
+    parts = [bytes([number]) * (64 * KIB) for number in range(3)]
+    file = await anyio_uring.open_file(mount.path / "file", "wb", write_behind=1 << 20)
+    own: Any = file
+    mount.stall("WRITE")
+    await file.write(parts[0])
+    monkeypatch.setattr(type(current_runtime().ops), "write_behind", no_memory)
+    await file.write(parts[1])
+    await file.write(parts[2])
+    await anyio.wait_all_tasks_blocked()
+    assert own._behind == 64 * KIB
+    mount.release()
+    await file.flush()
+    assert own._behind == 0
+    assert mount.content("file") == b"".join(parts)
+    monkeypatch.undo()
+    await file.aclose()
 
 
 @ring_only

@@ -83,6 +83,38 @@ def test_part_of_a_read_at_an_offset_is_forgotten_by_a_cancel(ring: Any, pipe: A
     assert operation.cancelled
 
 
+def test_write_from_several_buffers_goes_on_after_a_part(ring: Any, pipe: Any) -> None:
+    # As if the pipe were a file: what it has room for ends within the second buffer
+    parts = tuple(bytes([number]) * 40_000 for number in range(4))
+    operation = _uring.gather_operation(handle(pipe[1], seekable=True), parts, 0)
+    assert operation.requested == 160_000
+    ring.start(operation)
+    ring.submit()
+    for _ in range(100):
+        if operation.moved:
+            break
+        ring.wait(0.1)
+    assert 40_000 < operation.moved < 80_000
+    got = b""
+    while len(got) < 160_000:
+        got += os.read(pipe[0], 1 << 20)
+        ring.wait(0.1)
+    finish(ring, operation)
+    assert (operation.result, operation.moved) == (0, 160_000)
+    assert got == b"".join(parts)
+
+
+def test_write_from_several_buffers_refuses_what_it_cannot_hold(pipe: Any) -> None:
+    for count in 0, 1025:
+        with pytest.raises(ValueError, match="1 to 1024"):
+            _uring.gather_operation(handle(pipe[1]), (b"x",) * count, 0)
+    with pytest.raises(ValueError, match="one transfer"):
+        _uring.gather_operation(handle(pipe[1]), (bytes(1 << 20),) * 65, 0)
+    for part in None, bytearray(1):
+        with pytest.raises(TypeError):
+            _uring.gather_operation(handle(pipe[1]), (b"x", part), 0)
+
+
 def test_destination_is_given_back_with_the_failure(ring: Any, pipe: Any) -> None:
     buffer = bytearray(8)
     operation = _uring.readinto_operation(handle(pipe[0]), buffer, -1, False, False)
