@@ -12,8 +12,8 @@ Where io_uring is expected (``ANYIO_URING_EXPECT=uring``, as in CI) and absent, 
 but for tests that are marked for the ring and not for threads.
 
 ``ANYIO_URING_MATRIX=small`` keeps the cells in which Python's version could matter; a test marked
-for others only runs all the same.  CI has the whole matrix with one version of Python, and this
-with the others.
+for others only runs all the same, and one marked ``one_python`` does not: it is about the kernel,
+and takes long.  CI has the whole matrix with one version of Python, and this with the others.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "tiers(*names): the columns of the matrix it runs in")
     config.addinivalue_line("markers", "hosts(*names): the rows of the matrix it runs in")
+    config.addinivalue_line("markers", "one_python: not in the small matrix")
     if MATRIX not in ("whole", "small"):
         raise pytest.UsageError(f"ANYIO_URING_MATRIX is 'whole' or 'small', not {MATRIX!r}")
     verdict = _probe.probe()
@@ -73,6 +74,13 @@ def pytest_configure(config: pytest.Config) -> None:
             del TIERS["auto"]
     if not COMPILED:
         del TIERS["now+thread"]  # the now tier is compiled: the cell would be "thread" again
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if MATRIX == "small":
+        left = [item for item in items if item.get_closest_marker("one_python")]
+        items[:] = [item for item in items if not item.get_closest_marker("one_python")]
+        config.hook.pytest_deselected(items=left)
 
 
 def pytest_collection_finish() -> None:

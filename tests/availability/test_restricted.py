@@ -27,6 +27,7 @@ from tests.support.seccomp import cannot_filter, run_filtered
 from anyio_uring import _probe
 
 pytestmark = [
+    pytest.mark.one_python,
     pytest.mark.skipif(not _probe.probe().available, reason="needs io_uring, to take it away"),
     pytest.mark.timeout(600),  # on a busy machine,
 ]

@@ -19,7 +19,7 @@ from tests.support.ticker import Ticker
 from anyio_uring import AsyncFile, open_file, statistics
 from anyio_uring._handle import COMPILED
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_python, pytest.mark.timeout(300)]
 
 MIB = 1 << 20
 # Without the ring a thread reads the whole gigabyte, and competes with the loop for two processors.

@@ -17,7 +17,7 @@ from tests.support.places import KINDS, NoPlaceError, evict, place
 
 from anyio_uring import open_file, statistics
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_python, pytest.mark.timeout(60)]
 
 TASKS = 64
 ROUNDS = 5

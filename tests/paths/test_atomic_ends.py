@@ -480,6 +480,7 @@ def killed(anyio_backend: Any, tiers: Tiers) -> Iterator[Callable[[str, bool, Pa
         os.close(writer)
 
 
+@pytest.mark.one_python
 @pytest.mark.tiers("auto", "ring", "thread")
 @pytest.mark.hosts("asyncio", "trio")
 def test_a_killed_process_leaves_old_or_new(

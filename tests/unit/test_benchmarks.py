@@ -28,7 +28,10 @@ PATH_ROWS = [
 ]
 OPTIONAL_ROWS = ["write_behind", "direct_128", "pread_many"]
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+pytestmark = [
+    pytest.mark.one_python,
+    pytest.mark.skipif(os.name != "posix", reason="needs POSIX"),
+]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
