@@ -17,6 +17,7 @@ behind the failed write may have been written all the same.
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -55,6 +56,7 @@ class BehindFile(BufferedFile):
         "_behind_max",
         "_called",
         "_failed",
+        "_pid",
         "_refused",
         "_staged",
         "_staged_at",
@@ -73,6 +75,7 @@ class BehindFile(BufferedFile):
     ) -> None:
         super().__init__(handle, name, mode, limiter, size)
         self._behind_max = behind_max
+        self._pid = os.getpid()
         self._behind = 0  # bytes on their way, or staged
         self._away: dict[int, int] = {}  # what is on its way: offset and size
         self._failed: OSError | None = None
@@ -92,29 +95,34 @@ class BehindFile(BufferedFile):
 
     def _stage_now(self, data: bytes) -> bool:
         """Put a big write behind those on their way; False if it is not that simple."""
-        handle, size = self._handle, len(data)
-        meter = handle.meter
-        if (
-            size < self._buffer.past
-            or not 0 < self._behind <= self._behind_max - size
-            or self._buffer.pending
-            or self._failed is not None
-            or self._refused
-            or handle.busy
-            or handle.closing
-            or handle.fd < 0
-            or handle.shared
-            or meter is None
-            or not meter.admits(0)
-        ):
+        if not self._behind or self._handle.busy or not self._line.try_acquire():
             return False
-        self._stage(cast("Runtime", meter.runtime), data)
-        return True
+        try:
+            handle, size = self._handle, len(data)
+            meter = handle.meter
+            if (
+                size < self._buffer.past
+                or not 0 < self._behind <= self._behind_max - size
+                or self._buffer.pending
+                or self._failed is not None
+                or self._refused
+                or self._pid != os.getpid()
+                or handle.closing
+                or handle.fd < 0
+                or handle.shared
+                or meter is None
+                or not meter.admits(0)
+            ):
+                return False
+            self._stage(cast("Runtime", meter.runtime), data)
+            return True
+        finally:
+            self._line.release()
 
     async def _write_through(self, runtime: Runtime, turn: Turn, view: memoryview) -> None:
         handle, buffer = self._handle, self._buffer
         if handle.shared or not handle.seekable or handle.align:
-            await self._settle(runtime)
+            await self._settle(runtime, turn)
             await super()._write_through(runtime, turn, view)
             return
         pending = buffer.unwritten()
@@ -127,10 +135,10 @@ class BehindFile(BufferedFile):
             else:
                 data = pending + bytes(view)
         # Before that this write has had no effect
-        await self._settle(runtime, max(self._behind_max - len(data), 0))
+        await self._settle(runtime, turn, max(self._behind_max - len(data), 0))
         if self._behind:
             self._stage(runtime, data)
-        elif self._start(runtime, (data,), handle.position):
+        elif self._start(runtime, data):
             self._advance(len(data))
         else:
             await super()._write_through(runtime, turn, view)
@@ -167,33 +175,35 @@ class BehindFile(BufferedFile):
 
     def _hand_over(self, runtime: Runtime) -> None:
         with self._line.mutex:  # the turn of another loop may come meanwhile
+            if not self._staged:
+                return
             parts, offset = tuple(self._staged), self._staged_at
+            self._away[offset] = self._staged_size
             self._staged.clear()
-            self._behind -= self._staged_size
             self._staged_size = 0
-        if not parts:
-            return
+            self._handle.join()  # whoever waits does so from now on, not from the start on
         started = False
         try:
-            started = self._start(runtime, parts, offset)
+            started = runtime.ops.write_behind(self._job(), parts, offset, self._over)
         except MemoryError:
             pass  # their writes have long returned
         finally:
             if not started:
-                self._refuse(parts, offset)
+                self._over(parts, offset, None, True)
+            self._handle.leave()
 
-    def _start(self, runtime: Runtime, parts: Parts, offset: int) -> bool:
-        size = sum(map(len, parts))
+    def _start(self, runtime: Runtime, data: bytes) -> bool:
+        """Hand over one write behind none; False if a task has to wait for it."""
+        offset = self._handle.position
         with self._line.mutex:
-            self._behind += size
-            self._away[offset] = size
+            self._behind += len(data)
+            self._away[offset] = len(data)
         started = False
         try:
-            started = runtime.ops.write_behind(self._job(), parts, offset, self._over)
+            started = runtime.ops.write_behind(self._job(), (data,), offset, self._over)
         finally:
             if not started:
-                with self._line.mutex:
-                    self._behind -= self._away.pop(offset)
+                self._count_off(offset)
         return started
 
     def _over(self, parts: Parts, offset: int, error: OSError | None, refused: bool) -> None:
@@ -202,6 +212,9 @@ class BehindFile(BufferedFile):
             self._refuse(parts, offset)
         elif error is not None and self._failed is None:
             self._failed = error
+        self._count_off(offset)
+
+    def _count_off(self, offset: int) -> None:
         with self._line.mutex:
             self._behind -= self._away.pop(offset, 0)
             waiter = self._waiter
@@ -215,13 +228,13 @@ class BehindFile(BufferedFile):
             self._refused.append((data, offset))
             offset += len(data)
 
-    async def _settle(self, runtime: Runtime, allowed: int = 0) -> None:
+    async def _settle(self, runtime: Runtime, turn: Turn, allowed: int = 0) -> None:
         """Wait until no more bytes than that are on their way; raise what has failed."""
+        self._forget_parents()
         if self._behind > allowed:
             # Then there is room for several writes, until the next wait
             allowed = min(allowed, self._behind_max // 2)
             self._hand_over(runtime)
-        # (in a forked child they are the parent's, and none of this file's)
         while self._behind > allowed and self._handle.inflight:
             waiter = runtime.host.waiter()
             self._waiter = runtime.host, waiter, allowed
@@ -235,13 +248,37 @@ class BehindFile(BufferedFile):
                 self._away.clear()
                 self._behind = self._staged_size
         while self._refused:
-            data, offset = self._refused[0]
-            try:
-                await runtime.threads.write(self._job(), data, offset, True)
-            except OSError as error:
-                self._failed = self._failed or error
-            del self._refused[0]
+            await self._write_refused(runtime, turn, self._refused[0])
         self._raise_failed()
+        self._check_closed()  # by somebody else, meanwhile
+
+    async def _write_refused(self, runtime: Runtime, turn: Turn, entry: tuple[bytes, int]) -> None:
+        """By a thread, which keeps the turn if this task leaves it."""
+        data, offset = entry
+
+        def drop() -> None:
+            # Closing may have taken it meanwhile
+            if self._refused and self._refused[0] is entry:
+                del self._refused[0]
+
+        def commit(moved: int | None) -> None:
+            if moved == len(data):
+                drop()
+
+        try:
+            await runtime.threads.write(self._step(turn, commit), data, offset, True)
+        except OSError as error:
+            self._failed = self._failed or error
+        drop()
+
+    def _forget_parents(self) -> None:
+        """In a forked child: what is on its way or staged is the parent's."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._staged.clear()
+            self._refused.clear()
+            self._away.clear()
+            self._behind = self._staged_size = 0
 
     def _raise_failed(self) -> None:
         error, self._failed = self._failed, None
@@ -249,7 +286,7 @@ class BehindFile(BufferedFile):
             raise error
 
     async def _write_out(self, runtime: Runtime, turn: Turn) -> None:
-        await self._settle(runtime)
+        await self._settle(runtime, turn)
         await super()._write_out(runtime, turn)
 
     # -- what does not overtake them --------------------------------------------------------------
@@ -299,15 +336,18 @@ class BehindFile(BufferedFile):
         return super().detach()
 
     def _flush_rest(self) -> None:
+        self._forget_parents()
         with self._line.mutex:
             self._refuse(tuple(self._staged), self._staged_at)
             self._staged.clear()
             self._behind -= self._staged_size
             self._staged_size = 0
-        for data, offset in self._refused:
-            write_all(self._handle.fd, memoryview(data), offset, True, lambda _: None)
-        self._refused.clear()
-        super()._flush_rest()
+        refused, self._refused = self._refused, []
+        with ExitStack() as stack:  # the first error does not keep the rest from being tried
+            stack.callback(super()._flush_rest)
+            for data, offset in reversed(refused):
+                part = memoryview(data)
+                stack.callback(write_all, self._handle.fd, part, offset, True, lambda _: None)
         if self._failed is not None and self._handle.closing:
             logger().error("a write behind failed, and nobody waits: %s", self._failed)
 

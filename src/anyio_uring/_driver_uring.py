@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -404,9 +405,11 @@ class UringOps:
 
         def done(operation: Operation) -> None:
             error: OSError | None = None
-            refused = operation.refused and not operation.moved
+            # (cancelled: the loop has ended before it began)
+            refused = (operation.refused or operation.cancelled) and not operation.moved
             if refused:
-                self.workers.refuse(operation.result)
+                if operation.refused:
+                    self.workers.refuse(operation.result)
             elif operation.result < 0:
                 error = operation.error(job.name)
             elif operation.moved < operation.requested:
@@ -417,7 +420,9 @@ class UringOps:
         ring = self.host.ring
         assert ring is not None
         ring.start(operation)
-        self.host.submit_now()  # the task may go on for long before it lets the loop have a turn
+        # The task may go on for long before it lets the loop have a turn; which tries it again
+        with suppress(OSError):
+            self.host.submit_now()
         return True
 
     async def _write_blocks(self, job: Job, data: ReadableBuffer, offset: int) -> Operation | None:

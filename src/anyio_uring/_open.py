@@ -132,8 +132,9 @@ async def open_file(
         descriptor is switched to O_DIRECT for all who share it
     :param write_behind: *provisional.*  A write returns while up to so many bytes are on their way
         to the kernel, in several writes.  An error is raised by a later write, or by whatever
-        waits for them all: `flush`, `seek`, `tell`, `fsync`, `aclose`.  For a path in binary mode
-        ``w`` or ``x`` with a buffer; without a ring every write is waited for as always
+        waits for them all: `flush`, `seek`, `tell`, `fsync`, `aclose`.  Flush the file before
+        another loop uses it: what is on its way ends in the loop that it began in.  For a path in
+        binary mode ``w`` or ``x`` with a buffer; without a ring every write is waited for as always
     :raises OSError: as :func:`open`, with errno and file name; EINVAL if `direct` and the file
         system has no direct I/O
     :raises io.UnsupportedOperation: `direct`, and the system has no direct I/O

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import random
@@ -181,6 +182,68 @@ async def test_staged_writes_without_memory_for_them_are_left_to_a_thread(
     assert mount.content("file") == b"".join(parts)
     monkeypatch.undo()
     await file.aclose()
+
+
+@ring_only
+async def test_write_that_waits_while_the_file_is_closed_is_not_accepted(
+    tiers: Tiers, mount: FuseMount
+) -> None:
+    data = bytes(64 * KIB)
+    file = await anyio_uring.open_file(mount.path / "file", "wb", write_behind=64 * KIB)
+    mount.stall("WRITE")
+    await file.write(data)
+
+    async def write() -> None:
+        with pytest.raises(ValueError, match="closed file"):
+            await file.write(data)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        await anyio.wait_all_tasks_blocked()
+        file.close()
+        mount.release()
+    await nothing_in_flight()
+    assert mount.content("file") == data
+
+
+@ring_only
+@pytest.mark.hosts("asyncio", "asyncio-debug", "uvloop")
+async def test_refused_write_whose_task_leaves_is_not_overtaken(
+    tiers: Tiers, mount: FuseMount
+) -> None:
+    file = await anyio_uring.open_file(mount.path / "file", "wb", write_behind=64 * KIB)
+    own: Any = file
+    own._refused.append((b"1" * 4096, 0))
+    seen = mount.seen("WRITE")
+    mount.stall("WRITE")
+    task = asyncio.ensure_future(file.flush())
+    await to_thread.run_sync(mount.wait_for, "WRITE", seen + 1)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert file._handle.busy
+    mount.release()
+    await file.seek(0)
+    await file.write(b"2" * 4096)
+    await file.aclose()
+    assert mount.content("file") == b"2" * 4096
+    assert mount.seen("WRITE") == seen + 2
+
+
+@ring_only
+async def test_staged_writes_are_the_parents(tiers: Tiers, mount: FuseMount) -> None:
+    file = await anyio_uring.open_file(mount.path / "file", "wb", write_behind=1 << 20)
+    mount.stall("WRITE")
+    for _ in range(3):
+        await file.write(b"1" * (16 * KIB))
+    own: Any = file
+    assert own._staged
+    own._pid -= 1  # as a forked child sees it
+    own._flush_rest()
+    assert (own._staged, own._behind, own._pid) == ([], 0, os.getpid())
+    mount.release()
+    await file.aclose()
+    assert mount.content("file") == b"1" * (16 * KIB)
 
 
 @ring_only
