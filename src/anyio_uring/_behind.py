@@ -3,7 +3,7 @@
 What does not fit into the buffer is handed to the ring and counted, not waited for, as long as no
 more than so many bytes are on their way.  Their writes are started in order, each at an offset of
 its own; `handle.position` is where the next one goes.  While one is on its way those behind it are
-**staged**: to be handed over as one, when they are a quarter of what is allowed, when somebody
+**staged**: to be handed over as one, when they are half of what is allowed, when somebody
 waits, or in the loop's next turn, whichever comes first.
 
 **Nothing overtakes them.**  Whatever is more than another write behind the last one (`seek`,
