@@ -239,9 +239,9 @@ async def test_staged_writes_are_the_parents(tiers: Tiers, mount: FuseMount) -> 
     own: Any = file
     assert own._staged
     own._pid -= 1  # as a forked child sees it
+    mount.release()
     own._flush_rest()
     assert (own._staged, own._behind, own._pid) == ([], 0, os.getpid())
-    mount.release()
     await file.aclose()
     assert mount.content("file") == b"1" * (16 * KIB)
 
