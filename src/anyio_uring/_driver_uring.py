@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 CLIP_MIN = 16 << 20
 
 
+# Bytes that are written from several buffers as one, at the most.
+GATHERED_MAX = 64 << 20
+
+
 class UringOps:
     """The driver with a ring; `host` is the loop it serves."""
 
@@ -398,9 +402,10 @@ class UringOps:
     def write_behind(self, job: Job, parts: Parts, offset: int, over: Over) -> bool:
         if not self._ready(job):
             return False
-        if len(parts) == 1:
+        if len(parts) == 1 and len(parts[0]) > GATHERED_MAX:
             operation = _uring.write_operation(job.handle, parts[0], offset, True)
         else:
+            # Where a file system can write without waiting, it would do so on the loop's thread
             operation = _uring.gather_operation(job.handle, parts, offset)
 
         def done(operation: Operation) -> None:
