@@ -4220,7 +4220,7 @@ def write_operation(Handle handle, buffer, int64_t offset, bint exact):
 
 
 def gather_operation(Handle handle, tuple parts not None, int64_t offset):
-    """A write of several bytes objects, one behind the other, as one: all of them, by a worker, always.
+    """A write of several bytes objects, one behind the other, as one; always by a worker.
 
     :param parts: up to 1024, and no more than 64 MiB
     """
