@@ -400,7 +400,7 @@ class UringOps:
         return operation.moved
 
     def write_behind(self, job: Job, parts: Parts, offset: int, over: Over) -> bool:
-        if not self._ready(job):
+        if not self._ready(job, worker=True):
             return False
         if len(parts) == 1 and len(parts[0]) > GATHERED_MAX:
             operation = _uring.write_operation(job.handle, parts[0], offset, True)
