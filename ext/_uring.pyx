@@ -23,7 +23,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_FindChar, PyUnicode_GET_LENGTH, PyUnicode_Substring
 from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memchr, memcpy, memmove, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.uio cimport iovec
@@ -3990,7 +3990,7 @@ cdef class Operation:
     def abandon(self, Ring ring):
         ring.abandon(self)
 
-    def take(self):
+    cpdef bytes take(self):
         """The bytes of a finished read (shorter than asked only at EOF or on a stream)."""
         cdef PyObject *data
         self.check_done()
@@ -4125,7 +4125,9 @@ cdef bint needs_worker(Handle handle) noexcept:
     return handle.regular and handle.now == _NOW_NEVER and not handle.direct
 
 
-def read_operation(Handle handle, Py_ssize_t size, int64_t offset, bint exact, bint force_async):
+cpdef Operation read_operation(
+    Handle handle, Py_ssize_t size, int64_t offset, bint exact, bint force_async
+):
     """A read into fresh bytes (`Operation.take`).  Offset -1: the file's own position."""
     cdef Operation operation = new_operation(handle, AU_OP_READ)
     operation.size = size
@@ -4618,7 +4620,7 @@ cdef class Ring:
 
     # -- starting ---------------------------------------------------------------------------------
 
-    def start(self, Operation operation):
+    cpdef start(self, Operation operation):
         """Take an operation.  It reaches the kernel with the next `submit` or `wake`."""
         if operation.state != _NEW:
             raise RuntimeError("operation started twice")
@@ -4716,7 +4718,7 @@ cdef class Ring:
             self.backlog.popleft()
         return 0
 
-    def cancel(self, Operation operation):
+    cpdef cancel(self, Operation operation):
         """Ask the kernel, once, to give an operation up; its own completion tells the outcome.
 
         One that has not reached the kernel is finished on the spot.  Does nothing for an
@@ -4752,7 +4754,7 @@ cdef class Ring:
         sqe.user_data = CANCEL_BIT | (<uint64_t>operation.generation << 32) | operation.slot
         self.cancels += 1
 
-    def abandon(self, Operation operation):
+    cpdef abandon(self, Operation operation):
         """Nobody waits for this operation any more; the ring keeps it until its completion.
 
         A descriptor that it opens, or has opened already, is closed.  An operation that may have
@@ -4933,7 +4935,10 @@ cdef class Ring:
             for operation in batch:
                 if operation.when_done is not None:
                     callback, operation.when_done = operation.when_done, None
-                    callback(operation)
+                    if type(callback) is Spans:
+                        (<Spans>callback).span_done(operation)
+                    else:
+                        callback(operation)
                 # Only now: whoever closes a file when it is idle finds its state committed
                 if operation.handle is not None and not operation.left:
                     operation.left = True
@@ -4952,7 +4957,7 @@ cdef class Ring:
         self.turn(False)
         return self.hand_out()
 
-    def push_only(self):
+    cpdef push_only(self):
         """Submit, but leave completions for later (the loop has computed its timeout already)."""
         cdef long result
         self.check_thread()
@@ -5134,6 +5139,203 @@ cdef class Ring:
 
 
 cdef list NOTHING = []
+
+
+# ---------------------------------------------------------------------------------------------
+# Many reads under one roof
+# ---------------------------------------------------------------------------------------------
+
+cdef enum:
+    # So many ranges of one call are in the kernel at once; a device has no more to choose from,
+    # and operations of other tasks are not kept waiting behind them
+    _SPANS_MAX = 256
+    _SPANS_PUSHED = 16          # begin at once: the device is busy while the next ones are made
+
+
+ctypedef struct range_t:
+    int64_t offset, size
+    Py_ssize_t number
+
+
+cdef int compare_ranges(const void *one, const void *other) noexcept nogil:
+    """Where they begin; what begins at the same place stays in order."""
+    cdef const range_t *a = <const range_t *>one
+    cdef const range_t *b = <const range_t *>other
+    if a.offset != b.offset:
+        return -1 if a.offset < b.offset else 1
+    return -1 if a.number < b.number else 1
+
+
+def plain_ranges(requests):
+    """A list of `requests`, and their least size, least offset and greatest of either.
+
+    None where they are no list of tuples of plain ints that are sizes and offsets.
+    """
+    cdef int64_t size, offset, least_size = INT64_MAX, least_offset = INT64_MAX, most = 0
+    if type(requests) is not list or not requests:
+        return None
+    cdef list copy = list(requests)     # the caller's may change
+    for request in copy:
+        if type(request) is not tuple or len(<tuple>request) != 2:
+            return None
+        if type((<tuple>request)[0]) is not int or type((<tuple>request)[1]) is not int:
+            return None
+        try:
+            size, offset = (<tuple>request)[0], (<tuple>request)[1]
+        except OverflowError:
+            return None
+        least_size, least_offset = min(least_size, size), min(least_offset, offset)
+        most = max(most, size, offset)
+    return copy, (least_size, least_offset, most)
+
+
+def touching(list requests not None, list numbers not None, int64_t most):
+    """Ranges for `Spans`, in the order of the file: requests that touch or overlap become one.
+
+    :param requests: (size, offset)
+    :param numbers: which of them
+    :param most: bytes up to which they do
+    """
+    cdef Py_ssize_t count = len(numbers), at
+    cdef int64_t begin = 0, end = -1
+    cdef list result = [], inside = None
+    cdef tuple request
+    cdef range_t *found
+    cdef range_t *ranges = <range_t *>malloc(max(count, 1) * sizeof(range_t))
+    if ranges == NULL:
+        raise MemoryError
+    try:
+        for at in range(count):
+            found = &ranges[at]
+            found.number = numbers[at]
+            request = requests[found.number]
+            found.size, found.offset = request[0], request[1]
+        qsort(ranges, count, sizeof(range_t), compare_ranges)
+        for at in range(count):
+            found = &ranges[at]
+            if found.offset <= end and found.offset + found.size - begin <= most:
+                end = max(end, found.offset + found.size)
+                inside.append(found.number)
+                continue
+            if inside is not None:
+                result.append((inside, end - begin, begin))
+            begin, end, inside = found.offset, found.offset + found.size, [found.number]
+        if inside is not None:
+            result.append((inside, end - begin, begin))
+    finally:
+        free(ranges)
+    return result
+
+
+@cython.final
+cdef class Spans:
+    """Reads of many ranges of a file, side by side: a task waits for all, and gives all of it up.
+
+    A range is (numbers, size, offset).  What a single number stands for goes to that place of a
+    list; what several do, to another list, with these numbers.
+    """
+
+    cdef object host
+    cdef Handle handle
+    cdef object todo                    # iterator of ranges, taken as there is room for them
+    cdef list found, merged
+    cdef Py_ssize_t inline_max
+    cdef Py_ssize_t limit, low
+    cdef dict live                      # by operation
+    cdef public object waiter           # the host's: whom to wake
+    cdef readonly list again            # begun and not read: cancelled, or refused
+    cdef readonly Operation failed      # of those that ended with an error, the first one's
+    cdef int64_t failed_number
+    cdef readonly int refused           # or the result of an operation that the ring has refused
+    cdef readonly bint cancelled
+    cdef readonly bint abandoned
+    cdef readonly bint done
+    cdef bint stopping                  # no more of them is to begin
+    cdef bint asked                     # to give up
+
+    def __init__(self, host not None, Handle handle not None, todo, list found not None,
+                 list merged not None, Py_ssize_t inline_max):
+        self.host, self.handle, self.todo = host, handle, iter(todo)
+        self.found, self.merged, self.inline_max = found, merged, inline_max
+        self.live, self.again = {}, []
+
+    @property
+    def effect(self):
+        """Of none (`Unit`)."""
+        return False
+
+    def start(self):
+        cdef Ring ring = self.host.ring
+        self.limit = min(<uint32_t>_SPANS_MAX, ring.inflight_max)
+        self.low = self.limit * 15 // 16    # then the next ones are begun, some at a time
+        self.fill(ring)
+        if not self.done:
+            self.host.submit_now()
+
+    cdef int fill(self, Ring ring) except -1:
+        """Begin as many as there is room for; the last of them with the loop's next turn."""
+        while not self.stopping and len(self.live) < self.limit:
+            span = next(self.todo, None)
+            if span is None:
+                self.stopping = True
+                break
+            self.begin(ring, span)
+            if sq_pending(&ring.q) >= _SPANS_PUSHED:
+                ring.push_only()
+        if not self.live and not self.done:
+            self.done = True
+            if self.asked and (span := next(self.todo, None)) is not None:
+                self.again.append(span)
+                self.cancelled = True       # some had not begun
+            if self.waiter is not None:
+                self.host.awake(self)
+        return 0
+
+    cdef int begin(self, Ring ring, tuple span) except -1:
+        cdef Py_ssize_t size = span[1]
+        cdef Operation operation = read_operation(
+            self.handle, size, span[2], True, size > self.inline_max
+        )
+        operation.when_done = self
+        ring.start(operation)
+        self.live[operation] = span
+        return 0
+
+    cdef int span_done(self, Operation operation) except -1:
+        cdef tuple span = self.live.pop(operation)
+        cdef list numbers = span[0]
+        if operation.result < 0:
+            self.stopping = True
+            if operation.refused:
+                self.refused = operation.result
+                self.again.append(span)
+            elif operation.cancelled:
+                self.cancelled = True
+                self.again.append(span)
+            elif self.failed is None or <int64_t>numbers[0] < self.failed_number:
+                self.failed, self.failed_number = operation, numbers[0]
+        elif self.abandoned:
+            pass
+        elif len(numbers) == 1:
+            self.found[<Py_ssize_t>numbers[0]] = operation.take()
+        else:
+            self.merged.append((numbers, operation.take()))
+        if self.live and (self.stopping or len(self.live) > self.low):
+            return 0
+        ring = self.host.ring
+        if ring is None or self.host.ended:
+            self.stopping = True
+        return self.fill(ring)
+
+    def cancel(self, Ring ring not None):
+        self.stopping = self.asked = True
+        for operation in list(self.live):
+            ring.cancel(operation)
+
+    def abandon(self, Ring ring not None):
+        self.abandoned = self.stopping = True
+        for operation in list(self.live):
+            ring.abandon(operation)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import cache, partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import ClosedResourceError, create_task_group, to_thread
@@ -25,7 +24,7 @@ from ._direct import pread_any, quiet, read_to_end_any, write_any
 from ._errors import closed_error, first_of
 from ._handle import MISS, fd_facts
 from ._hop import Act, Closing, Errand, Fetch, Guard, Once, Prompt
-from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Over, Pace, Parts
+from ._ops import PACED_MAX, Done, FileOps, Job, Opened, Over, Pace, Parts, Span
 from ._transfers import allocate, read_line
 
 if TYPE_CHECKING:
@@ -200,24 +199,27 @@ class ThreadOps:
         )
 
     async def read_spans(
-        self, job: Job, spans: Iterable[tuple[int, tuple[int, int]]]
-    ) -> dict[int, bytes]:
-        todo = dict(spans)
-        groups = _grouped(todo.values())
-        left = iter(range(len(groups)))
-        found: list[list[bytes]] = [[] for _ in groups]
+        self, job: Job, spans: Iterable[Span], found: list[bytes | None]
+    ) -> list[tuple[list[int], bytes]]:
+        groups = _grouped(list(spans))
+        left = iter(enumerate(groups))
+        merged: list[tuple[list[int], bytes]] = []
         failures: dict[int, Exception] = {}
 
         async def work() -> None:
-            for number in left:
+            for place, group in left:
                 if failures:
                     break
                 try:
-                    found[number] = await self.run(
-                        job, partial(_read_all, job.handle, groups[number])
-                    )
+                    contents = await self.run(job, partial(_read_all, job.handle, group))
                 except Exception as error:  # noqa: BLE001  # raised below
-                    failures[number] = error
+                    failures[place] = error
+                    continue
+                for (numbers, _, _), data in zip(group, contents, strict=True):
+                    if len(numbers) == 1:
+                        found[numbers[0]] = data
+                    else:
+                        merged.append((numbers, data))
 
         if len(groups) <= 1:
             await work()
@@ -233,7 +235,7 @@ class ThreadOps:
                 raise failures[min(failures)]
             finally:
                 failures.clear()  # its traceback holds this frame
-        return dict(zip(todo, chain.from_iterable(found), strict=True))
+        return merged
 
     async def _read_paced(self, job: Job, pace: Pace, size: int, offset: int) -> bytes | None:
         """All of a cached range too big for one go, or None."""
@@ -558,22 +560,23 @@ def _call(done: Done | None, moved: int | None) -> None:
         done(moved)
 
 
-def _grouped(spans: Collection[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """What one hop reads of many (size, offset), hop by hop."""
+def _grouped(spans: list[Span]) -> list[list[Span]]:
+    """What one hop reads of many, hop by hop."""
     most = min(max(-(-len(spans) // SPANS_THREADS), SPANS_MIN), SPANS_MAX)
-    groups: list[list[tuple[int, int]]] = []
+    groups: list[list[Span]] = []
     total = 0
-    for size, offset in spans:
+    for span in spans:
+        size = span[1]
         total += size
         if not groups or len(groups[-1]) == most or total > SPANS_BYTES_MAX:
             groups.append([])
             total = size
-        groups[-1].append((size, offset))
+        groups[-1].append(span)
     return groups
 
 
-def _read_all(handle: Handle, spans: list[tuple[int, int]], report: Done) -> list[bytes]:
-    return [pread_any(handle, size, offset) for size, offset in spans]
+def _read_all(handle: Handle, spans: list[Span], report: Done) -> list[bytes]:
+    return [pread_any(handle, size, offset) for _, size, offset in spans]
 
 
 def _itself(data: bytes | None) -> bytes:

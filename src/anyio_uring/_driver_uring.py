@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,8 @@ from ._errors import CLOSED, closed_error, os_error
 from ._handle import MISS
 from ._host import Host
 from ._mounts import NOW_NEVER
-from ._ops import PACED_MAX, Done, Job, Opened, Over, Pace, Parts
-from ._pieces import Pieces, Spans
+from ._ops import PACED_MAX, Done, Job, Opened, Over, Pace, Parts, Span
+from ._pieces import Pieces
 from ._settle import Settle
 from ._transfers import FALLOC_FL_KEEP_SIZE
 from ._workers import Workers
@@ -273,13 +273,13 @@ class UringOps:
         return data
 
     async def read_spans(
-        self, job: Job, spans: Iterable[tuple[int, tuple[int, int]]]
-    ) -> dict[int, bytes]:
+        self, job: Job, spans: Iterable[Span], found: list[bytes | None]
+    ) -> list[tuple[list[int], bytes]]:
         host = self.host
-        todo = iter(spans)
-        found: dict[int, bytes] = {}
+        todo: Iterator[Span] = iter(spans)
+        merged: list[tuple[list[int], bytes]] = []
         while self._ready(job):
-            unit = Spans(host, job.handle, todo, self.inline_max)
+            unit = _uring.Spans(host, job.handle, todo, found, merged, self.inline_max)
             try:
                 unit.start()
                 if not unit.done:
@@ -288,19 +288,15 @@ class UringOps:
                 if not unit.abandoned:  # torn away outside of `wait`
                     host.abandon(unit)
                 raise
-            if unit.failed:
-                raise unit.failed[min(unit.failed)].error(job.name)
-            found = found | unit.found if found else unit.found
-            todo = chain(unit.again.items(), todo)
+            if unit.failed is not None:
+                raise unit.failed.error(job.name)
+            todo = chain(unit.again, todo)
             if unit.refused:
                 self.workers.refuse(unit.refused)
                 break
             if not unit.cancelled:
-                break
-        left = dict(todo)
-        if left:
-            found |= await self.threads.read_spans(job, left.items())
-        return found
+                return merged
+        return merged + await self.threads.read_spans(job, todo, found)
 
     async def readinto(self, job: Job, buffer: WriteableBuffer, offset: int) -> int | None:
         handle = job.handle

@@ -34,7 +34,7 @@ from ._errors import CLOSED, NOT_WRITABLE, logger, unsupported
 from ._file_steps import POSITION_MAX, FileSteps
 from ._handle import MISS, Handle, close_quick, plain_attributes, pread_now
 from ._line import Turn
-from ._ranges import read_many
+from ._ranges import ranges_of, read_many
 from ._runtime import Runtime, current_runtime
 
 if TYPE_CHECKING:
@@ -264,13 +264,13 @@ class AsyncFile(FileSteps[AnyStr]):
         >>> anyio.run(main)
         [b'ro', b'ot', b':']
         """
-        pairs = [(index(size), index(offset)) for size, offset in requests]
+        pairs, (size, offset, most) = ranges_of(requests)
         runtime = await self._begin(0)
-        self._check_positional(min([offset for _, offset in pairs], default=0))
+        self._check_positional(offset)
         self._check_readable()
-        if min(pairs, default=(0, 0))[0] < 0:
+        if size < 0:
             raise ValueError("size must not be negative")
-        if any(size > POSITION_MAX or offset > POSITION_MAX for size, offset in pairs):
+        if most > POSITION_MAX:
             raise OverflowError("Python int too large to convert to C long")
         await self._settle_ranges(runtime, pairs)
         self._check_closed()

@@ -29,6 +29,9 @@ runs no user code."""
 Parts: TypeAlias = tuple[bytes, ...]
 """What is written one behind the other."""
 
+Span: TypeAlias = tuple[list[int], int, int]
+"""A range of a file that is read as one: whose it is (numbers of requests), its size and offset."""
+
 Over: TypeAlias = Callable[[Parts, int, OSError | None, bool], object]
 """Called when a write that nobody waits for has come to its end: with its data and offset, its
 error, and whether it has been refused before anything happened."""
@@ -114,13 +117,15 @@ class FileOps(Protocol):
         """`size` bytes; fewer only at EOF, or on a stream."""
 
     async def read_spans(
-        self, job: Job, spans: Iterable[tuple[int, tuple[int, int]]]
-    ) -> dict[int, bytes]:
+        self, job: Job, spans: Iterable[Span], found: list[bytes | None]
+    ) -> list[tuple[list[int], bytes]]:
         """Several reads side by side, each as `read`; none is tried in memory.
 
         The caller has joined the handle.
 
-        :param spans: a number for each, and its (size, offset); taken as there is room for them
+        :param spans: taken as there is room for them
+        :param found: where the bytes of those go that are of a single number, to that place
+        :returns: the numbers and the bytes of the others
         """
 
     async def read_to_end(self, job: Job, offset: int) -> bytes | None: ...

@@ -7,12 +7,16 @@ all such operations are in the kernel side by side, or go to a thread together.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import chain
+from operator import index
+from typing import TYPE_CHECKING, cast
+
+from ._handle import COMPILED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from ._ops import FileOps, Job
+    from ._ops import FileOps, Job, Span
 
 # Requests side by side are read in one operation up to this size in bytes: then they cost one trip
 # instead of several, and a device is not kept from working on two things at once.
@@ -23,72 +27,73 @@ SINGLE_MAX = 1 << 20
 BLOCK = 256
 
 
-async def read_many(ops: FileOps, job: Job, requests: Sequence[tuple[int, int]]) -> list[bytes]:
+def ranges_of(
+    requests: Iterable[tuple[int, int]],
+) -> tuple[list[tuple[int, int]], tuple[int, int, int]]:
+    """A list of the pairs; their least size, their least offset, and the greatest of either."""
+    known = plain_ranges(requests)
+    if known is not None:
+        return known
+    pairs = [(index(size), index(offset)) for size, offset in requests]
+    if not pairs:
+        return pairs, (0, 0, 0)
+    sizes, offsets = zip(*pairs, strict=True)
+    return pairs, (min(sizes), min(offsets), max(*sizes, *offsets))
+
+
+async def read_many(ops: FileOps, job: Job, requests: list[tuple[int, int]]) -> list[bytes]:
     """The bytes of each (size, offset) in order; each is short only at the end of the file."""
     handle = job.handle
     # It is one operation of its file: a close that has begun meanwhile waits for all of it
     handle.join()
     try:
         found = await _read_cached(ops, job, requests)
-        missing: list[int] = []
-        for number, (size, offset) in enumerate(requests):
-            if number in found:
-                continue
-            if size > SINGLE_MAX:
-                found[number] = await ops.read(job, size, offset) or b""
-            else:
-                missing.append(number)
+        missing = [number for number, data in enumerate(found) if data is None]
         if missing:
-            found |= await _read_missing(ops, job, requests, missing)
-        return [found.pop(number) for number in range(len(requests))]
+            await _read_missing(ops, job, requests, missing, found)
+        return cast("list[bytes]", found)
     finally:
         handle.leave()
 
 
 async def _read_cached(
-    ops: FileOps, job: Job, requests: Sequence[tuple[int, int]]
-) -> dict[int, bytes]:
+    ops: FileOps, job: Job, requests: list[tuple[int, int]]
+) -> list[bytes | None]:
+    """Of each request what is in memory, or None."""
     handle, pace = job.handle, ops.pace
-    found: dict[int, bytes] = {}
+    found: list[bytes | None] = [None if size else b"" for size, _ in requests]
     if pace is None or not handle.now:
-        return {number: b"" for number, (size, _) in enumerate(requests) if not size}
+        return found
     for number, (size, offset) in enumerate(requests):
-        data: bytes | None = None if size else b""
-        if data is None and size <= pace.piece:
-            data = handle.pread(size, offset)
-            if data is None and not handle.tried:
-                # Not refused by the file, but by the gate
-                await pace.admit(size)
-                data = handle.pread_cached(size, offset)
-                if data is None:
-                    pace.refund(size)
-        if data is not None:
-            found[number] = data
+        if not 0 < size <= pace.piece:
+            continue
+        data = handle.pread(size, offset)
+        if data is None and not handle.tried:
+            # Not refused by the file, but by the gate
+            await pace.admit(size)
+            data = handle.pread_cached(size, offset)
+            if data is None:
+                pace.refund(size)
+        found[number] = data
     return found
 
 
 async def _read_missing(
     ops: FileOps,
     job: Job,
-    requests: Sequence[tuple[int, int]],
+    requests: list[tuple[int, int]],
     missing: list[int],
-) -> dict[int, bytes]:
+    found: list[bytes | None],
+) -> None:
     """Read the requests of these numbers."""
-    merged: list[list[int]] = []  # known to the driver by -1, -2, and so on
-
-    def spans() -> Iterator[tuple[int, tuple[int, int]]]:
-        for start in range(0, len(missing), BLOCK):
-            for begin, end, numbers in _merge(requests, missing[start : start + BLOCK]):
-                if len(numbers) == 1:
-                    yield numbers[0], (end - begin, begin)
-                else:
-                    merged.append(numbers)
-                    yield -len(merged), (end - begin, begin)
-
+    small = [number for number in missing if requests[number][0] <= SINGLE_MAX]
+    if len(small) < len(missing):
+        for number in missing:
+            size, offset = requests[number]
+            if size > SINGLE_MAX:
+                found[number] = await ops.read(job, size, offset) or b""
     alone: list[int] = []
-    found = await ops.read_spans(job, spans())
-    for place, numbers in enumerate(merged, 1):
-        data = found.pop(-place)
+    for numbers, data in await ops.read_spans(job, _spans(requests, small), found):
         first = requests[numbers[0]][1]
         for number in numbers:
             size, offset = requests[number]
@@ -99,24 +104,26 @@ async def _read_missing(
                 # The end of the file; or an error, which belongs to whoever asked for that part
                 alone.append(number)
     if alone:
-        found |= await ops.read_spans(job, ((number, requests[number]) for number in alone))
-    return found
+        await ops.read_spans(job, _apart(requests, alone, 0), found)
 
 
-def _merge(
-    requests: Sequence[tuple[int, int]], numbers: list[int]
-) -> Iterator[tuple[int, int, list[int]]]:
-    """What touches or overlaps becomes one, in the order of the file: its begin and end, and which
-    requests are in it.
-    """
-    begin, end, inside = 0, 0, list[int]()
-    for offset, size, number in sorted([(requests[n][1], requests[n][0], n) for n in numbers]):
-        if inside and offset <= end and offset + size - begin <= MERGED_MAX:
-            end = max(end, offset + size)
-            inside.append(number)
-            continue
-        if inside:
-            yield begin, end, inside
-        begin, end, inside = offset, offset + size, [number]
-    if inside:
-        yield begin, end, inside
+def _spans(requests: list[tuple[int, int]], numbers: list[int]) -> Iterator[Span]:
+    """As ranges, made block by block."""
+    blocks = (numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK))
+    return chain.from_iterable(touching(requests, block, MERGED_MAX) for block in blocks)
+
+
+def _apart(requests: list[tuple[int, int]], numbers: list[int], most: int) -> list[Span]:
+    """Each by itself: a thread pays nothing for one call more."""
+    return [([number], *requests[number]) for number in numbers]
+
+
+def _none_is_plain(requests: object) -> None:
+    return None
+
+
+if TYPE_CHECKING or COMPILED:
+    from ._uring import plain_ranges, touching
+else:
+    plain_ranges = _none_is_plain
+    touching = _apart

@@ -1,7 +1,7 @@
 import asyncio
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from typing import Any, Final, Self, TypeAlias, TypeVar, final
 
@@ -285,6 +285,36 @@ class Operation:
     def error(self, filename: Any = None) -> OSError: ...
 
 @final
+class Spans:
+    waiter: Any
+    def __init__(
+        self,
+        host: Any,
+        handle: Handle,
+        todo: Iterable[tuple[list[int], int, int]],
+        found: list[bytes | None],
+        merged: list[tuple[list[int], bytes]],
+        inline_max: int,
+    ) -> None: ...
+    @property
+    def again(self) -> list[tuple[list[int], int, int]]: ...
+    @property
+    def failed(self) -> Operation | None: ...
+    @property
+    def refused(self) -> int: ...
+    @property
+    def cancelled(self) -> bool: ...
+    @property
+    def abandoned(self) -> bool: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def effect(self) -> bool: ...
+    def start(self) -> None: ...
+    def cancel(self, ring: Ring) -> None: ...
+    def abandon(self, ring: Ring) -> None: ...
+
+@final
 class Ring:
     def __new__(
         cls,
@@ -473,6 +503,12 @@ def read_many(
 def copy_many(
     names: list[str], source: int, target: int, metadata: bool, clone: bool
 ) -> tuple[list[int], bool, bool]: ...
+def plain_ranges(
+    requests: object,
+) -> tuple[list[tuple[int, int]], tuple[int, int, int]] | None: ...
+def touching(
+    requests: list[tuple[int, int]], numbers: list[int], most: int
+) -> list[tuple[list[int], int, int]]: ...
 def dio_alignment(fd: int) -> tuple[int, int]: ...
 def is_fifo_cached(path: bytes) -> bool: ...
 def read_operation(
