@@ -5197,7 +5197,7 @@ def touching(list requests not None, list numbers not None, int64_t most):
     :param most: bytes up to which they do
     """
     cdef Py_ssize_t count = len(numbers), at
-    cdef int64_t begin = 0, end = -1
+    cdef int64_t begin = 0, size = 0, reach
     cdef list result = [], inside = None
     cdef tuple request
     cdef range_t *found
@@ -5213,15 +5213,16 @@ def touching(list requests not None, list numbers not None, int64_t most):
         qsort(ranges, count, sizeof(range_t), compare_ranges)
         for at in range(count):
             found = &ranges[at]
-            if found.offset <= end and found.offset + found.size - begin <= most:
-                end = max(end, found.offset + found.size)
+            reach = found.offset - begin        # (an end may be beyond what fits)
+            if inside is not None and reach <= size and found.size <= most - reach:
+                size = max(size, reach + found.size)
                 inside.append(found.number)
                 continue
             if inside is not None:
-                result.append((inside, end - begin, begin))
-            begin, end, inside = found.offset, found.offset + found.size, [found.number]
+                result.append((inside, size, begin))
+            begin, size, inside = found.offset, found.size, [found.number]
         if inside is not None:
-            result.append((inside, end - begin, begin))
+            result.append((inside, size, begin))
     finally:
         free(ranges)
     return result
