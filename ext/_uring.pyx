@@ -5247,6 +5247,7 @@ cdef class Spans:
     cdef readonly list again            # begun and not read: cancelled, or refused
     cdef readonly Operation failed      # of those that ended with an error, the first one's
     cdef int64_t failed_number
+    cdef object error                   # of ours
     cdef readonly int refused           # or the result of an operation that the ring has refused
     cdef readonly bint cancelled
     cdef readonly bint abandoned
@@ -5267,11 +5268,26 @@ cdef class Spans:
 
     def start(self):
         cdef Ring ring = self.host.ring
+        if ring is None:
+            raise RuntimeError("no ring")
         self.limit = min(<uint32_t>_SPANS_MAX, ring.inflight_max)
         self.low = self.limit * 15 // 16    # then the next ones are begun, some at a time
         self.fill(ring)
-        if not self.done:
+        if self.live:
             self.host.submit_now()
+        else:
+            self.finish()
+
+    def check(self, name):
+        """Once it is done: raise what has gone wrong.
+
+        :param name: the file's, for its errors
+        """
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        if self.failed is not None:
+            raise self.failed.error(name)
 
     cdef int fill(self, Ring ring) except -1:
         """Begin as many as there is room for; the last of them with the loop's next turn."""
@@ -5283,13 +5299,6 @@ cdef class Spans:
             self.begin(ring, span)
             if sq_pending(&ring.q) >= _SPANS_PUSHED:
                 ring.push_only()
-        if not self.live and not self.done:
-            self.done = True
-            if self.asked and (span := next(self.todo, None)) is not None:
-                self.again.append(span)
-                self.cancelled = True       # some had not begun
-            if self.waiter is not None:
-                self.host.awake(self)
         return 0
 
     cdef int begin(self, Ring ring, tuple span) except -1:
@@ -5298,12 +5307,35 @@ cdef class Spans:
             self.handle, size, span[2], True, size > self.inline_max
         )
         operation.when_done = self
-        ring.start(operation)
         self.live[operation] = span
+        try:
+            ring.start(operation)
+        except BaseException:
+            del self.live[operation]
+            raise
         return 0
 
     cdef int span_done(self, Operation operation) except -1:
-        cdef tuple span = self.live.pop(operation)
+        """At its completion.  What is raised meanwhile is the task's: it would wait for ever for
+        what is lost.
+        """
+        cdef Ring ring
+        span = self.live.pop(operation)
+        try:
+            self.keep(operation, span)
+            if not self.stopping and len(self.live) <= self.low:
+                ring = self.host.ring
+                if ring is None or self.host.ended:
+                    self.stopping = self.cancelled = True
+                else:
+                    self.fill(ring)
+        except BaseException as error:
+            self.error, self.stopping = error, True
+        if not self.live:
+            self.finish()
+        return 0
+
+    cdef int keep(self, Operation operation, tuple span) except -1:
         cdef list numbers = span[0]
         if operation.result < 0:
             self.stopping = True
@@ -5321,12 +5353,19 @@ cdef class Spans:
             self.found[<Py_ssize_t>numbers[0]] = operation.take()
         else:
             self.merged.append((numbers, operation.take()))
-        if self.live and (self.stopping or len(self.live) > self.low):
-            return 0
-        ring = self.host.ring
-        if ring is None or self.host.ended:
-            self.stopping = True
-        return self.fill(ring)
+        return 0
+
+    cdef int finish(self) except -1:
+        self.done = True
+        try:
+            if self.asked and (span := next(self.todo, None)) is not None:
+                self.again.append(span)
+                self.cancelled = True       # some had not begun
+        except BaseException as error:
+            self.error = error
+        if self.waiter is not None:
+            self.host.awake(self)
+        return 0
 
     def cancel(self, Ring ring not None):
         self.stopping = self.asked = True

@@ -288,8 +288,7 @@ class UringOps:
                 if not unit.abandoned:  # torn away outside of `wait`
                     host.abandon(unit)
                 raise
-            if unit.failed is not None:
-                raise unit.failed.error(job.name)
+            unit.check(job.name)
             todo = chain(unit.again, todo)
             if unit.refused:
                 self.workers.refuse(unit.refused)

@@ -7,7 +7,7 @@ all such operations are in the kernel side by side, or go to a thread together.
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, repeat
 from operator import index
 from typing import TYPE_CHECKING, cast
 
@@ -93,7 +93,9 @@ async def _read_missing(
             if size > SINGLE_MAX:
                 found[number] = await ops.read(job, size, offset) or b""
     alone: list[int] = []
-    for numbers, data in await ops.read_spans(job, _spans(requests, small), found):
+    merged = await ops.read_spans(job, _spans(requests, small), found)
+    while merged:
+        numbers, data = merged.pop()  # so that nothing is held twice for long
         first = requests[numbers[0]][1]
         for number in numbers:
             size, offset = requests[number]
@@ -108,9 +110,11 @@ async def _read_missing(
 
 
 def _spans(requests: list[tuple[int, int]], numbers: list[int]) -> Iterator[Span]:
-    """As ranges, made block by block."""
-    blocks = (numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK))
-    return chain.from_iterable(touching(requests, block, MERGED_MAX) for block in blocks)
+    """As ranges, made block by block: by compiled code alone, which no signal's handler interrupts,
+    since completions ask for them.
+    """
+    blocks = [numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK)]
+    return chain.from_iterable(map(touching, repeat(requests), blocks, repeat(MERGED_MAX)))
 
 
 def _apart(requests: list[tuple[int, int]], numbers: list[int], most: int) -> list[Span]:

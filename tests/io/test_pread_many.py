@@ -21,7 +21,7 @@ from tests.support.oracle import outcome
 from tests.support.state import nothing_in_flight
 
 import anyio_uring
-from anyio_uring import _driver_thread, statistics
+from anyio_uring import _driver_thread, _ranges, statistics
 from anyio_uring.testing import force_tiers
 
 pytestmark = pytest.mark.anyio
@@ -162,6 +162,29 @@ async def test_all_are_in_the_kernel_together_and_neighbours_are_one(
 async def test_more_requests_than_the_kernel_takes_are_all_read(tiers: Tiers, path: Path) -> None:
     requests = [(100, 1000 * number) for number in range(1000)]
     async with await anyio_uring.open_file(path, "rb", 0) as file:
+        assert await file.pread_many(requests) == expected(path, requests)
+
+
+@pytest.mark.tiers("ring")
+async def test_lack_of_memory_on_the_way_is_raised_and_loses_nothing(
+    tiers: Tiers, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [(100, 1000 * number) for number in range(1000)]
+    blocks = 0
+
+    def touching(requests: Any, numbers: Any, most: int) -> Any:
+        nonlocal blocks
+        blocks += 1
+        if blocks == 3:
+            raise MemoryError
+        return _ranges._apart(requests, numbers, most)
+
+    async with await anyio_uring.open_file(path, "rb", 0) as file:
+        with monkeypatch.context() as patch:
+            patch.setattr(_ranges, "touching", touching)
+            with pytest.raises(MemoryError):
+                await file.pread_many(requests)
+        assert statistics().inflight == 0
         assert await file.pread_many(requests) == expected(path, requests)
 
 

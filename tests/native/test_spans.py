@@ -65,13 +65,13 @@ class Host:
     """As much of one as a unit sees."""
 
     def __init__(self, ring: Ring, submits: bool) -> None:
-        self.ring = ring
+        self.ring: Ring | None = ring
         self.submits = submits
         self.ended = False
         self.awakened: list[Any] = []
 
     def submit_now(self) -> None:
-        if self.submits:
+        if self.submits and self.ring is not None:
             self.ring.submit()
 
     def awake(self, unit: Any) -> None:
@@ -84,10 +84,18 @@ class Reading:
     :param submits: else what is begun reaches the kernel in `finish`
     """
 
-    def __init__(self, ring: Ring, handle: Handle, *spans: Span, submits: bool = True) -> None:
-        self.todo = iter(spans)
+    def __init__(
+        self,
+        ring: Ring,
+        handle: Handle,
+        *spans: Span,
+        submits: bool = True,
+        todo: Iterator[Span] | None = None,
+    ) -> None:
+        self.todo = todo or iter(spans)
         self.found: list[bytes | None] = [None] * 10
         self.merged: list[tuple[list[int], bytes]] = []
+        self.ring = ring
         self.host = Host(ring, submits)
         self.unit = Spans(self.host, handle, self.todo, self.found, self.merged, 1 << 20)
         self.unit.waiter = self
@@ -97,7 +105,7 @@ class Reading:
         for _ in range(100):
             if self.unit.done:
                 break
-            self.host.ring.wait(0.1)
+            self.ring.wait(0.1)
         assert self.unit.done
         assert self.host.awakened in ([self], [])  # (done before anybody could wait)
         return self.unit
@@ -112,7 +120,8 @@ def test_each_goes_to_its_place(ring: Ring, handle: Handle) -> None:
         *(b"", None, b"\x46\x47", None, b"\x5a\x5b"),
     ]
     assert reading.merged == [([1, 4, 2], CONTENT[200:])]
-    assert (unit.failed, unit.again, unit.refused, unit.cancelled) == (None, [], 0, False)
+    unit.check("name")
+    assert (unit.again, unit.refused, unit.cancelled) == ([], 0, False)
     assert handle.inflight == ring.inflight == 0
 
 
@@ -156,8 +165,10 @@ def test_the_error_of_the_first_request_is_kept(ring: Ring, tmp_path: Path) -> N
         unit = reading.finish()
         os.close(fd)
         assert unit.failed is not None
-        assert unit.failed.result == -errno.EBADF
         assert unit.failed.requested == 2 - (numbers[0] == [3, 9])
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            unit.check("name")
+        assert (caught.value.errno, caught.value.filename) == (errno.EBADF, "name")
         assert list(reading.todo) == [([0], 1, 0)]
 
 
@@ -206,8 +217,45 @@ def test_none_begins_after_the_end_of_the_loop(ring: Ring, handle: Handle) -> No
     spans = [([number], 1, number) for number in range(5)]
     reading = Reading(ring, handle, *spans, submits=False)
     reading.host.ended = True
-    reading.finish()
-    assert list(reading.todo) == spans[2:]
+    unit = reading.finish()
+    assert [*unit.again, *reading.todo] == spans[2:]
+    assert unit.cancelled  # for whoever still waits, threads read the rest
+
+
+def test_what_is_raised_on_the_way_is_the_tasks(ring: Ring, handle: Handle) -> None:
+    def spans() -> Iterator[Span]:
+        for number in range(5):
+            if number == 3:
+                raise MemoryError
+            yield [number], 1, number
+
+    reading = Reading(ring, handle, submits=False, todo=spans())
+    unit = reading.finish()
+    assert reading.found[:4] == [b"\x00", b"\x01", b"\x02", None]
+    with pytest.raises(MemoryError):
+        unit.check("name")
+    unit.check("name")  # once
+    assert handle.inflight == ring.inflight == 0
+
+
+def test_what_is_raised_when_it_is_given_up_is_as_well(ring: Ring, handle: Handle) -> None:
+    def spans() -> Iterator[Span]:
+        yield [0], 1, 0
+        yield [1], 1, 1
+        raise MemoryError
+
+    reading = Reading(ring, handle, submits=False, todo=spans())
+    reading.unit.cancel(ring)
+    with pytest.raises(MemoryError):
+        reading.finish().check("name")
+
+
+def test_without_a_ring_it_does_not_begin(ring: Ring, handle: Handle) -> None:
+    host = Host(ring, True)
+    unit = Spans(host, handle, [([0], 1, 0)], [None], [], 1 << 20)
+    host.ring = None
+    with pytest.raises(RuntimeError, match="no ring"):
+        unit.start()
 
 
 # -- what is asked for ----------------------------------------------------------------------------
