@@ -272,7 +272,7 @@ async def async_direct_batch(api: Api, work: Work, count: int) -> float:
 async def async_write_behind(api: Api, work: Work, count: int) -> float:
     if api is AnyIO:
         return await async_write(api, work, count)
-    return await async_write(api, work, count, write_behind=1 << 20)
+    return await async_write(api, work, count, write_behind=work.row.behind)
 
 
 ASYNC: dict[str, Callable[[Api, Work, int], Awaitable[float]]] = {

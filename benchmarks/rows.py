@@ -33,6 +33,7 @@ class Row:
     :ivar files: how many files are appended to
     :ivar cold: what is read is not in memory; with `forget` neither are the inodes
     :ivar least: operations that one measurement does at least
+    :ivar behind: `write_behind`: bytes that may be on their way
     :ivar synced: what was written is on the disk at the end of the measurement
     :ivar most: operations that one measurement does at most
     :ivar target: the share of synchronous Python's rate that is aimed at, on asyncio and uvloop
@@ -48,6 +49,7 @@ class Row:
     buffering: int = -1
     cold: bool = False
     forget: bool = False
+    behind: int = 0
     synced: bool = False
     least: int = 1
     most: int = 200_000
@@ -314,9 +316,18 @@ ROWS = {
             title="buffered write, 64 KiB, sequential, write_behind",
             kind="write_behind",
             size=64 << 10,
+            behind=4 << 20,
             most=1024,
             target=0.7,
             target_trio=0.7,
+        ),
+        Row(
+            key="write_behind_1m",
+            title="the same with 1 MiB on its way instead of 4 MiB",
+            kind="write_behind",
+            size=64 << 10,
+            behind=1 << 20,
+            most=1024,
         ),
     )
 }
