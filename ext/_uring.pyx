@@ -1045,11 +1045,11 @@ cdef class Handle:
     def close_now(self):
         """Close at once if that cannot sleep: 0 (closed) or MISS.
 
-        Opened read-only, still linked, on a local file system: nothing to flush, no truncation
-        to finish, no inode to delete.
+        Opened read-only, still linked, on a local file system or on overlayfs (as `may_open`):
+        nothing to flush, no truncation to finish, no inode to delete.
         """
         cdef au_statx facts
-        if (not self.local or self.writable or self.inflight or self.meter is None
+        if (not self.closes_at_once() or self.inflight or self.meter is None
                 or not self.meter.enabled):
             return _MISS
         if au_statx_call(self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
@@ -1060,6 +1060,10 @@ cdef class Handle:
         self.fd = -1
         self.meter.closed += 1
         return 0
+
+    cdef bint closes_at_once(self) noexcept:
+        """Whether nobody is asked, as long as it is linked."""
+        return not self.writable and self.regular and (self.local or self.now == _NOW_RESIDENT)
 
 
 @cython.final
@@ -1363,8 +1367,8 @@ def read_now(HandleOwner file, Py_ssize_t size):
 def close_quick(HandleOwner file):
     """Close a file that nobody uses, if that cannot sleep; False: go the long way."""
     cdef Handle handle = file._handle
-    if (handle.fd < 0 or handle.closing or handle.busy or not handle.closefd or not handle.local
-            or handle.writable or handle.inflight or handle.meter is None
+    if (handle.fd < 0 or handle.closing or handle.busy or not handle.closefd
+            or not handle.closes_at_once() or handle.inflight or handle.meter is None
             or (file._text is not None and file._text.size)
             or not handle.meter.admit(0)):
         return False

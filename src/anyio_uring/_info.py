@@ -193,6 +193,6 @@ def _tiers_of(
         "stat of a path": tier("statx", open_now),
         "change of a directory": tier("rename"),
         "list of a directory": THREAD,
-        "close": tier("close", local),
+        "close": tier("close", open_now),
         "close after writing": tier("close"),
     }

@@ -92,3 +92,39 @@ def test_user_who_is_not_told_what_is_resident_does_not_believe_it(cold_file: Pa
         timeout=60,
     )
     assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+@pytest.fixture
+def overlay() -> Iterator[mounts.Overlay]:
+    with mounts.overlay({"file": b"content"}) as overlay:
+        yield overlay
+
+
+def closed_now(path: Path, mode: str, unlink: bool = False) -> int:
+    """How many files were closed at once, of one."""
+
+    async def main() -> int:
+        async with await anyio_uring.open_file(path, mode) as file:
+            if "r" in mode:
+                await file.read()
+            if unlink:
+                path.unlink()
+        return statistics().now_closed
+
+    return anyio.run(main)
+
+
+def test_file_that_was_read_is_closed_at_once(overlay: mounts.Overlay) -> None:
+    assert closed_now(overlay.path / "file", "rb") == 1
+
+
+def test_file_that_may_have_been_written_is_not(overlay: mounts.Overlay) -> None:
+    assert closed_now(overlay.path / "file", "r+b") == 0
+    assert closed_now(overlay.path / "new", "wb") == 0
+
+
+def test_file_without_a_name_is_not_either(overlay: mounts.Overlay) -> None:
+    """To close the last that holds it deletes it, in the layer that changes go to."""
+    path = overlay.path / "new"
+    path.write_bytes(b"content")
+    assert closed_now(path, "rb", unlink=True) == 0
