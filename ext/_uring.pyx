@@ -800,6 +800,7 @@ cdef class Handle:
     cdef readonly bint nonblocking
     cdef readonly bint direct
     cdef readonly bint local            # regular, on an allow-listed local file system
+    cdef public bint closes_now         # as long as it is linked: nobody is asked by its close
     cdef readonly int now               # NOW_*
     cdef readonly int inflight
     cdef public bint shared             # the kernel's offset counts, not `position`
@@ -839,6 +840,7 @@ cdef class Handle:
         self.regular = S_ISREG(st_mode)
         self.seekable = self.regular or (st_mode & 0o170000) == 0o060000
         self.local = local and self.regular
+        self.closes_now = self.local and not self.writable
         # A stream waits for its peer, whatever file system its name is on
         self.now = now if self.regular and not self.direct else _NOW_NEVER
 
@@ -1045,11 +1047,11 @@ cdef class Handle:
     def close_now(self):
         """Close at once if that cannot sleep: 0 (closed) or MISS.
 
-        Opened read-only, still linked, on a local file system or on overlayfs (as `may_open`):
-        nothing to flush, no truncation to finish, no inode to delete.
+        Opened read-only, still linked, on a local file system, or at once on another: no truncation
+        to finish, no inode to delete.
         """
         cdef au_statx facts
-        if (not self.closes_at_once() or self.inflight or self.meter is None
+        if (not self.closes_now or self.inflight or self.meter is None
                 or not self.meter.enabled):
             return _MISS
         if au_statx_call(self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
@@ -1060,10 +1062,6 @@ cdef class Handle:
         self.fd = -1
         self.meter.closed += 1
         return 0
-
-    cdef bint closes_at_once(self) noexcept:
-        """Whether nobody is asked, as long as it is linked."""
-        return not self.writable and self.regular and (self.local or self.now == _NOW_RESIDENT)
 
 
 @cython.final
@@ -1368,7 +1366,7 @@ def close_quick(HandleOwner file):
     """Close a file that nobody uses, if that cannot sleep; False: go the long way."""
     cdef Handle handle = file._handle
     if (handle.fd < 0 or handle.closing or handle.busy or not handle.closefd
-            or not handle.closes_at_once() or handle.inflight or handle.meter is None
+            or not handle.closes_now or handle.inflight or handle.meter is None
             or (file._text is not None and file._text.size)
             or not handle.meter.admit(0)):
         return False
@@ -2372,6 +2370,7 @@ cdef Handle new_handle(int fd, int flags, au_statx *facts, int now, bint local, 
     else:
         # (elsewhere a file without a size may be one whose text is made up, too)
         handle.shared = facts.stx_size == 0
+        handle.closes_now = not handle.writable     # with the same trust that it was opened with
     meter.opened += 1
     return handle
 
@@ -5324,12 +5323,11 @@ cdef class Spans:
         what is lost.
         """
         cdef Ring ring
-        span = self.live.pop(operation)
         try:
-            self.keep(operation, span)
+            self.keep(operation, self.live.pop(operation))
             if not self.stopping and len(self.live) <= self.low:
                 ring = self.host.ring
-                if ring is None or self.host.ended:
+                if ring is None or ring.fd < 0 or self.host.ended:
                     self.stopping = self.cancelled = True
                 else:
                     self.fill(ring)

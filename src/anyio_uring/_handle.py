@@ -62,6 +62,7 @@ class PortableHandle:
         "blksize",
         "busy",
         "closefd",
+        "closes_now",
         "closing",
         "direct",
         "fd",
@@ -99,6 +100,7 @@ class PortableHandle:
         self.fd = fd
         self.open_flags = open_flags
         self.closefd = closefd
+        self.closes_now = False
         self.readable = access != os.O_WRONLY
         self.writable = access != os.O_RDONLY
         self.append = bool(open_flags & os.O_APPEND)

@@ -355,9 +355,10 @@ async def _from_path(
         opened = Opened(*found)
     elif found <= WALK_ERROR_BASE:
         raise os_error(WALK_ERROR_BASE - found, path)
+    at_once = opened is not None
     if opened is None:
         opened = await runtime.ops.open(path, flags, 0o666, limiter)
-    return await finish(
+    file = await finish(
         runtime,
         opened,
         flags,
@@ -369,6 +370,9 @@ async def _from_path(
         exclusive=not mode.appending,
         kinds=(RawFile, buffered),
     )
+    if at_once and not file._handle.writable:
+        file._handle.closes_now = True  # with the same trust
+    return file
 
 
 async def _from_opener(
@@ -394,7 +398,7 @@ async def _from_opener(
         return Opened(fd, fd_facts(fd))
 
     opened = await runtime.threads.call_foreign(call, limiter, lambda opened: os.close(opened.fd))
-    return await finish(
+    file = await finish(
         runtime,
         opened,
         _status_flags(opened.fd, flags),
@@ -405,6 +409,8 @@ async def _from_opener(
         buffering,
         exclusive=False,
     )
+    _look_whether_it_is_written(file)
+    return file
 
 
 async def _from_descriptor(
@@ -423,7 +429,7 @@ async def _from_descriptor(
     else:
         # fstat(2) may ask a server
         facts = await runtime.threads.call(lambda: fd_facts(fd), limiter, type)
-    return await finish(
+    file = await finish(
         runtime,
         Opened(fd, facts),
         _status_flags(fd, mode.flags),
@@ -434,6 +440,19 @@ async def _from_descriptor(
         buffering,
         exclusive=False,
     )
+    _look_whether_it_is_written(file)
+    return file
+
+
+def _look_whether_it_is_written(file: AsyncFile[Any]) -> None:
+    """A descriptor that others have opened can be writable, whatever the mode says: then its close
+    may have something to finish.
+    """
+    handle = file._handle
+    if handle.closes_now:
+        import fcntl
+
+        handle.closes_now = not fcntl.fcntl(handle.fd, fcntl.F_GETFL) & os.O_ACCMODE
 
 
 def _status_flags(fd: int, wanted: int) -> int:

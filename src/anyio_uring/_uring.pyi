@@ -83,6 +83,7 @@ class Handle:
     closing: bool
     busy: bool
     position: int
+    closes_now: bool
     kept: bytes
     align: int
     guard: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -100,22 +100,25 @@ def overlay() -> Iterator[mounts.Overlay]:
         yield overlay
 
 
-def closed_now(path: Path, mode: str, unlink: bool = False) -> int:
+def closed_now(path: Path | int, mode: str, then: Callable[[], object] = list) -> int:
     """How many files were closed at once, of one."""
 
     async def main() -> int:
         async with await anyio_uring.open_file(path, mode) as file:
             if "r" in mode:
                 await file.read()
-            if unlink:
-                path.unlink()
+            then()
         return statistics().now_closed
 
     return anyio.run(main)
 
 
-def test_file_that_was_read_is_closed_at_once(overlay: mounts.Overlay) -> None:
+def test_file_that_was_opened_at_once_is_closed_so(overlay: mounts.Overlay) -> None:
+    """And no other: a layer may be a server's, who is told of the close."""
+    assert closed_now(overlay.path / "file", "rb") == 0  # its path was not known
     assert closed_now(overlay.path / "file", "rb") == 1
+    fd = os.open(overlay.path / "file", os.O_RDONLY)
+    assert closed_now(fd, "rb") == 0
 
 
 def test_file_that_may_have_been_written_is_not(overlay: mounts.Overlay) -> None:
@@ -127,4 +130,4 @@ def test_file_without_a_name_is_not_either(overlay: mounts.Overlay) -> None:
     """To close the last that holds it deletes it, in the layer that changes go to."""
     path = overlay.path / "new"
     path.write_bytes(b"content")
-    assert closed_now(path, "rb", unlink=True) == 0
+    assert closed_now(path, "rb", path.unlink) == 0

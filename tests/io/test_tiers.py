@@ -77,6 +77,21 @@ async def test_evicted_data_is_read_by_the_ring_or_a_thread(tiers: Tiers, tmp_pa
         assert counts.thread > before.thread
 
 
+@pytest.mark.parametrize("access", [os.O_RDONLY, os.O_RDWR])
+async def test_descriptor_of_others_is_closed_at_once_if_it_cannot_be_written(
+    tiers: Tiers, tmp_path: Path, access: int
+) -> None:
+    """Whatever the mode says: what was written may have to go to the disk."""
+    path = tmp_path / "small"
+    path.write_bytes(b"x" * 100)
+    fds = [os.open(path, access) for _ in range(2)]
+    async with await anyio_uring.open_file(fds[0], "rb") as file:
+        assert len(await file.read()) == 100
+    async with await anyio_uring.open_file(path, opener=lambda *_: fds[1]) as text:
+        assert len(await text.read()) == 100
+    assert statistics().now_closed == (2 if tiers.now and access == os.O_RDONLY else 0)
+
+
 async def test_files_closed_in_a_row_are_closed_once_each_with_and_without_a_turn(
     tiers: Tiers, tmp_path: Path
 ) -> None:
