@@ -71,7 +71,8 @@ async def copy_file(
     :param follow_symlinks: False: of a symlink, a symlink is made
     :param metadata: times, permission bits and extended attributes too, as :func:`shutil.copystat`
     :param progress: called in the task's thread with the bytes copied and their number in all;
-        the last time when the copy is in its place.  An exception that it raises ends the copying
+        the last time when the copy is in its place.  An exception that it raises ends the copying,
+        but for the last time
     :raises shutil.SameFileError: `src` and `dst` are the same file
     :raises shutil.SpecialFileError: one is a FIFO, or `src` a socket or device
     :raises OSError: what concerns only one of the files has its name, else both

@@ -7,6 +7,7 @@ is wrong.  `collect` finds out, `render` tells; ``--json`` prints what was colle
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import platform
@@ -89,6 +90,9 @@ def main(arguments: argparse.Namespace) -> int:
         code = NO_URING
     report["exit_code"] = code
     print(json.dumps(report, indent=2) if arguments.json else render(report))
+    if code == NO_URING and not arguments.json:
+        why = report["reason"] or "threads were asked for"
+        print(f"doctor: io_uring is required, and does not serve here: {why}", file=sys.stderr)
     return code
 
 
@@ -221,9 +225,10 @@ def _try(path: str) -> tuple[list[dict[str, str]], str]:
     steps: list[dict[str, str]] = []
     try:
         if os.path.isdir(path):
-            if os.access(path, os.W_OK | os.X_OK):
-                with tempfile.TemporaryDirectory(prefix=".anyio_uring-", dir=path) as folder:
-                    anyio.run(_write_and_read, os.path.join(folder, "probe"), steps)
+            folder = _new_folder(path)
+            if folder is not None:
+                with folder:
+                    anyio.run(_write_and_read, os.path.join(folder.name, "probe"), steps)
             else:
                 found = _readable_file(path)
                 if found is not None:
@@ -236,6 +241,16 @@ def _try(path: str) -> tuple[list[dict[str, str]], str]:
     except (OSError, UringUnavailableError) as error:
         return steps, str(error)
     return steps, ""
+
+
+def _new_folder(path: str) -> tempfile.TemporaryDirectory[str] | None:
+    """None: nothing is to be made there, as in /proc, in /sys or on what is mounted read-only."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=".anyio_uring-", dir=path)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+            return None
+        raise
 
 
 def _readable_file(folder: str) -> str | None:

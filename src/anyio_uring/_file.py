@@ -256,6 +256,9 @@ class AsyncFile(FileSteps[AnyStr]):
         raised once the reads under way have ended.
 
         :raises OSError: as `pread`; which range it was is not told
+        :raises ValueError: something else than pairs, or a negative size
+        :raises TypeError: a size or an offset that is no integer
+        :raises io.UnsupportedOperation: not opened for reading
 
         >>> import anyio, anyio_uring
         >>> async def main():

@@ -155,7 +155,8 @@ async def open_file(
         parsed = _direct_mode(parsed)
     buffered: BufferedKind = BufferedFile
     if write_behind:
-        buffered = _behind_kind(parsed, buffering, write_behind)
+        by_path = opener is None and not isinstance(file, int)
+        buffered = _behind_kind(parsed, buffering, index(write_behind), by_path)
     opened: AsyncFile[Any]
     if isinstance(file, int):
         opened = await _from_descriptor(file, parsed, closefd, limiter, buffering)
@@ -217,12 +218,14 @@ def _direct_mode(mode: Mode) -> Mode:
     return mode._replace(flags=(mode.flags | O_DIRECT) & ~os.O_APPEND, direct=True)
 
 
-def _behind_kind(mode: Mode, buffering: int, write_behind: int) -> BufferedKind:
+def _behind_kind(mode: Mode, buffering: int, write_behind: int, by_path: bool) -> BufferedKind:
     """The class of a file that writes behind."""
     if write_behind < 0:
         raise ValueError(f"write_behind must not be negative, not {write_behind}")
     if not mode.binary or mode.reading or mode.updating or mode.appending or buffering == 0:
         raise ValueError("write_behind is for binary modes 'w' and 'x' with a buffer")
+    if not by_path:
+        raise ValueError("write_behind is for a path, without an opener")
     from ._behind import BehindFile  # few programs need it
 
     return partial(BehindFile, behind_max=write_behind)

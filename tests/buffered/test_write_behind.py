@@ -379,3 +379,15 @@ async def test_where_it_makes_no_sense_it_is_refused(
     with pytest.raises(ValueError, match="write_behind"):
         await anyio_uring.open_file(tmp_path / "f", mode, buffering, write_behind=behind)
     assert not (tmp_path / "f").exists()
+
+
+async def test_it_is_for_a_path_and_a_number_of_bytes(tiers: Tiers, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    with pytest.raises(ValueError, match="write_behind is for a path"):
+        await anyio_uring.open_file(path, "wb", opener=os.open, write_behind=1)
+    wrong: Any = "4M"
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        await anyio_uring.open_file(path, "wb", write_behind=wrong)
+    assert not path.exists()
+    with open(path, "wb") as file, pytest.raises(ValueError, match="write_behind is for a path"):
+        await anyio_uring.open_file(file.fileno(), "wb", write_behind=1)

@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,11 @@ def test_directory_that_may_not_be_written_is_read(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"content")
-    access = os.access  # root may write anywhere
-    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+
+    def refuse(**_: Any) -> None:  # (root may write anywhere)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
     report = collect(os.fspath(tmp_path))
     assert report["served"]
     assert [step["what"] for step in report["tried"]] == ["open", "read", "read again", "close"]
@@ -184,6 +188,14 @@ def test_require_uring_fails_when_the_setting_is_thread(tmp_path: Path) -> None:
     result = run_doctor("--require-uring", tmp_path, ANYIO_URING_DRIVER="thread")
     assert result.returncode == NO_URING
     assert "the driver setting is 'thread'" in result.stdout
+    assert "io_uring is required" in result.stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_where_nothing_can_be_made_a_file_that_is_there_is_read() -> None:
+    result = run_doctor(Path("/proc/self"))
+    assert (result.returncode, result.stderr) == (OK, "")
+    assert "PROBLEM" not in result.stdout
 
 
 @needs_core
