@@ -7,22 +7,11 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 _uring = pytest.importorskip("anyio_uring._uring")
-
-
-@pytest.fixture
-def ring() -> Iterator[Any]:
-    try:
-        ring = _uring.Ring(2, None, 8)
-    except OSError as error:
-        pytest.skip(f"needs io_uring: {error}")
-    yield ring
-    ring.leak()
 
 
 def handle(fd: int, *, seekable: bool = False, flags: int = os.O_RDWR) -> Any:
@@ -37,14 +26,6 @@ def finish(ring: Any, *operations: Any) -> None:
         if all(operation.done for operation in operations):
             return
     pytest.fail("an operation did not come back")
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    reader, writer = os.pipe()
-    yield reader, writer
-    os.close(reader)
-    os.close(writer)
 
 
 def test_result_of_an_operation_under_way_cannot_be_taken(ring: Any, pipe: Any) -> None:

@@ -27,16 +27,6 @@ Span = tuple[list[int], int, int]
 
 
 @pytest.fixture
-def ring() -> Iterator[Ring]:
-    try:
-        ring = Ring(2, None, 8)
-    except OSError as error:
-        pytest.skip(f"needs io_uring: {error}")
-    yield ring
-    ring.leak()
-
-
-@pytest.fixture
 def handle(tmp_path: Path) -> Iterator[Handle]:
     path = tmp_path / "file"
     path.write_bytes(CONTENT)
@@ -51,14 +41,6 @@ def handle(tmp_path: Path) -> Iterator[Handle]:
         local=True,
     )
     os.close(fd)
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    reader, writer = os.pipe()
-    yield reader, writer
-    os.close(reader)
-    os.close(writer)
 
 
 class Host:
