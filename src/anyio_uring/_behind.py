@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
     from anyio import CapacityLimiter
 
+    from ._buffer import Buffer
     from ._handle import Handle
     from ._host import Host
     from ._line import Turn
@@ -70,10 +71,10 @@ class BehindFile(BufferedFile):
         name: Any,
         mode: str,
         limiter: CapacityLimiter | None,
-        size: int,
+        buffer: Buffer,
         behind_max: int,
     ) -> None:
-        super().__init__(handle, name, mode, limiter, size)
+        super().__init__(handle, name, mode, limiter, buffer)
         self._behind_max = behind_max
         self._pid = os.getpid()
         self._behind = 0  # bytes on their way, or staged

@@ -6,6 +6,7 @@ operation that needs no waiting, or nothing, and answers None then.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,7 @@ __all__ = [
     "buffered_seek_now",
     "buffered_tell_now",
     "buffered_write_now",
+    "new_buffer",
     "text_read_now",
     "text_readline_now",
     "text_write_now",
@@ -32,15 +34,18 @@ class PortableBuffer:
 
     :param size: of reads that fill it, and the most that it holds unwritten, in bytes
     :param past: the size of writes that go past it, even if they would fit
+    :ivar changes: counts what `pwrite` has changed in the file, so that a read under way does not
+        keep what is older
     """
 
-    __slots__ = ("_data", "_dirty", "_start", "past", "size")
+    __slots__ = ("_data", "_dirty", "_start", "changes", "past", "size")
 
     def __init__(self, size: int, past: int) -> None:
         if size < 1:
             raise ValueError("buffer size must be positive")
         self.size = size
         self.past = past
+        self.changes = 0
         self._data = b""
         self._start = 0
         self._dirty = bytearray()
@@ -263,6 +268,22 @@ else:
     text_read_now = _read_text_portably
     text_readline_now = _readline_text_portably
     text_write_now = _write_portably
+
+
+def _keeps_a_whole_buffer() -> bool:
+    """Whether the io of this Python keeps a write that fills the buffer (up to 3.12)."""
+    below = io.BytesIO()
+    writer = io.BufferedWriter(below, 2)
+    writer.write(b"ab")
+    return not below.tell()
+
+
+KEEPS_A_WHOLE_BUFFER = _keeps_a_whole_buffer()
+
+
+def new_buffer(size: int) -> Buffer:
+    """A buffer of so many bytes, which keeps as much of what is written as that of `io`."""
+    return Buffer(size, size + KEEPS_A_WHOLE_BUFFER)
 
 
 class Lines:

@@ -6,21 +6,17 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
-from ._buffer import Buffer
 from ._errors import CLOSED, unsupported
 from ._file import AsyncFile
 from ._runtime import Runtime
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-    from anyio import CapacityLimiter
 
-    from ._handle import Handle
     from ._line import Turn
     from ._ops import Job
 
@@ -29,32 +25,13 @@ STREAM_MAX = 1 << 20
 RAW_DETACHED = "raw stream has been detached"
 
 
-def _keeps_a_whole_buffer() -> bool:
-    """Whether the io of this Python keeps a write that fills the buffer (up to 3.12)."""
-    below = io.BytesIO()
-    writer = io.BufferedWriter(below, 2)
-    writer.write(b"ab")
-    return not below.tell()
-
-
-KEEPS_A_WHOLE_BUFFER = _keeps_a_whole_buffer()
-
-
 class BufferSteps(AsyncFile[bytes]):
     """What a buffered file does within a turn: the steps that its methods are made of."""
 
-    __slots__ = ("_above", "_changes")
+    __slots__ = ("_above",)
 
     # The text file that has shown this one, if any: it goes with it when `detach` is called
     _above: weakref.ref[AsyncFile[str]]
-
-    def __init__(
-        self, handle: Handle, name: Any, mode: str, limiter: CapacityLimiter | None, size: int
-    ) -> None:
-        super().__init__(handle, name, mode, limiter)
-        self._buffer = Buffer(size, size + KEEPS_A_WHOLE_BUFFER)
-        # Counts what `pwrite` changed, so that a read under way does not keep what is older
-        self._changes = 0
 
     @property
     def name(self) -> Any:
@@ -125,12 +102,12 @@ class BufferSteps(AsyncFile[bytes]):
         """One read into the buffer, behind what is unread; b"" at the end of the file.
 
         :param wanted: read this much if it is more than the buffer's size
-        :param since: `_changes` when the caller began
+        :param since: the buffer's `changes` when the caller began
         """
         handle, buffer = self._handle, self._buffer
         size = max(buffer.size, wanted)
         while True:
-            changes = self._changes
+            changes = self._buffer.changes
             known = changes if since is None else since
             try:
                 if handle.shared:
@@ -142,7 +119,7 @@ class BufferSteps(AsyncFile[bytes]):
                 if not turn.under_way:
                     self._forget_older(known)
                 raise
-            if changes == self._changes:
+            if changes == buffer.changes:
                 break
             # `pwrite` has changed the file meanwhile: what is here may be older
             self._forget_older(changes, len(data or b""))
@@ -239,7 +216,7 @@ class BufferSteps(AsyncFile[bytes]):
     async def _read_line(self, runtime: Runtime, turn: Turn, limit: int) -> bytes:
         buffer = self._buffer
         parts: list[bytes] = []
-        changes = self._changes
+        changes = self._buffer.changes
         try:
             while True:
                 part = buffer.take_line(limit)
@@ -381,10 +358,10 @@ class BufferSteps(AsyncFile[bytes]):
     def _forget_older(self, changes: int, more: int = 0) -> None:
         """Within a turn: forget what was read before `pwrite` changed the file.
 
-        :param changes: `_changes` when it was read
+        :param changes: the buffer's `changes` when it was read
         :param more: bytes that were read behind it, but not put into the buffer
         """
-        if changes != self._changes:
+        if changes != self._buffer.changes:
             self._step_back(self._buffer.drop() + more)
 
     def _step_back(self, count: int) -> None:
@@ -399,9 +376,9 @@ class BufferSteps(AsyncFile[bytes]):
     def _forget_ahead(self) -> None:
         """After a positional write: what was read ahead may be older than the file."""
         handle = self._handle
-        self._changes += 1
+        self._buffer.changes += 1
         if handle.busy or handle.closed:
-            return  # whoever reads now looks at `_changes`
+            return  # whoever reads now looks at `changes`
         self._step_back(self._buffer.drop())
 
     # -- the position, within a turn ---------------------------------------------------------------
@@ -431,9 +408,9 @@ class BufferSteps(AsyncFile[bytes]):
         handle, buffer = self._handle, self._buffer
         position = handle.position
         if handle.shared or not handle.seekable:
-            changes = self._changes
+            changes = self._buffer.changes
             position = await self._seek_kernel(runtime, 0, os.SEEK_CUR)
-            if changes != self._changes:
+            if changes != self._buffer.changes:
                 position -= buffer.unread
                 self._forget_older(changes)
         return position - buffer.unread + buffer.pending

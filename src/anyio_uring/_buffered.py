@@ -38,7 +38,7 @@ from ._buffer_steps import BufferSteps
 from ._direct import write_any
 from ._errors import CLOSED, os_error, unsupported
 from ._file_steps import SEEK_WHENCES
-from ._handle import Handle, close_quick, plain_attributes
+from ._handle import Handle, close_quick, closes_quickly, plain_attributes
 from ._raw import RawFile
 from ._runtime import current_runtime
 from ._transfers import pwrite
@@ -192,7 +192,7 @@ class BufferedFile(BufferSteps):
                 size = handle.position
             if size < 0:
                 raise os_error(errno.EINVAL, self._name)
-            self._changes += 1
+            self._buffer.changes += 1
             await runtime.ops.truncate(self._step(turn), size)
             return size
         finally:
@@ -246,8 +246,9 @@ class BufferedFile(BufferSteps):
 
     # -- closing ----------------------------------------------------------------------------------
 
+    @closes_quickly
     async def aclose(self) -> None:
-        if self._wrapped is None and close_quick(self):
+        if close_quick(self):
             return
         if self.closed:
             return
@@ -278,7 +279,6 @@ class BufferedFile(BufferSteps):
             raise anyio.BusyResourceError("using")
         self._flush_rest()
         raw = RawFile(handle, self._name, self._mode, self._limiter)
-        raw._wrapped, self._wrapped = self._wrapped, None
         self._handle = Handle(-1, handle.open_flags)
         above = self._above() if hasattr(self, "_above") else None
         if above is not None:

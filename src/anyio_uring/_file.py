@@ -20,7 +20,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from operator import index
@@ -32,7 +32,7 @@ from anyio import CancelScope, get_cancelled_exc_class
 from ._arguments import as_offset, as_readable, as_size, as_writable
 from ._errors import CLOSED, NOT_WRITABLE, logger, unsupported
 from ._file_steps import POSITION_MAX, FileSteps
-from ._handle import MISS, Handle, close_quick, plain_attributes, pread_now
+from ._handle import MISS, Handle, close_quick, closes_quickly, plain_attributes, pread_now
 from ._line import Turn
 from ._ranges import ranges_of, read_many
 from ._runtime import Runtime, current_runtime
@@ -93,7 +93,7 @@ class AsyncFile(FileSteps[AnyStr]):
     @property
     def limiter(self) -> CapacityLimiter | None:
         """The limiter of this file's worker threads; it does not bound operations on the ring."""
-        return self._limiter
+        return cast("CapacityLimiter | None", self._limiter)
 
     @property
     def wrapped(self) -> IO[AnyStr]:
@@ -103,14 +103,15 @@ class AsyncFile(FileSteps[AnyStr]):
 
         :raises ValueError: the file is closed
         """
-        if self._wrapped is None:
+        handle = self._handle
+        if handle.twin is None:
             self._check_closed()
             self._flush_synchronously()
             fd = self.fileno()
             mode = self._mode.replace("x", "w") if "x" in self._mode else self._mode
             # "w" on a descriptor does not truncate: FileIO opens nothing
-            self._wrapped = io.FileIO(fd, mode, closefd=False)
-        return cast("IO[AnyStr]", self._wrapped)
+            handle.twin = io.FileIO(fd, mode, closefd=False)
+        return cast("IO[AnyStr]", handle.twin)
 
     def fileno(self) -> int:
         """The file descriptor.  From then on the position is the kernel's.
@@ -169,13 +170,9 @@ class AsyncFile(FileSteps[AnyStr]):
         handle = self._handle
         return " [closed]" if handle.closing else " [detached]" if handle.closed else ""
 
-    async def __aenter__(self) -> Self:
+    async def _enter(self) -> Self:
         self._check_closed(CLOSED + ".")
         return self
-
-    # (AnyIO's would put a coroutine around that of `aclose`)
-    def __aexit__(self, *_: object) -> Coroutine[Any, Any, None]:
-        return self.aclose()
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -376,6 +373,7 @@ class AsyncFile(FileSteps[AnyStr]):
 
     # -- closing ----------------------------------------------------------------------------------
 
+    @closes_quickly
     async def aclose(self) -> None:
         """Close the file.
 
@@ -386,7 +384,7 @@ class AsyncFile(FileSteps[AnyStr]):
 
         :raises OSError: what close(2) reports: EIO, ENOSPC, EDQUOT of earlier writes
         """
-        if self._wrapped is None and close_quick(self):
+        if close_quick(self):
             return
         handle = self._handle
         if handle.closed:
@@ -483,8 +481,8 @@ class AsyncFile(FileSteps[AnyStr]):
         if not handle.closefd and handle.seekable and not handle.busy:
             self._publish()
         handle.closing = True
-        if self._wrapped is not None:
-            self._wrapped.close()
+        if handle.twin is not None:
+            handle.twin.close()
 
 
 plain_attributes(AsyncFile)

@@ -6,20 +6,15 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from operator import index
-from typing import TYPE_CHECKING, Any, AnyStr, cast
+from typing import AnyStr, cast
 
 import anyio
 
 from ._errors import CLOSED, NOT_READABLE, closed_error, os_error, unsupported
-from ._handle import Handle, HandleOwner, plain_attributes
+from ._handle import HandleOwner, plain_attributes
 from ._line import Line, Turn
 from ._ops import Job
 from ._runtime import Runtime, current_runtime
-
-if TYPE_CHECKING:
-    import io
-
-    from anyio import CapacityLimiter
 
 EINVAL, ESPIPE = 22, 29
 # Beyond this a position may exceed what the file system can hold; the kernel is asked then.
@@ -35,19 +30,14 @@ class FileSteps(HandleOwner, anyio.AsyncFile[AnyStr]):
 
     # Slots, although AnyIO's class has a dictionary: as long as nobody fills it, the interpreter
     # finds methods without looking into it, and an open file is small.
-    __slots__ = ("_last_job", "_limiter", "_line", "_mode", "_name", "_wrapped")
+    # The initialiser is that of `HandleOwner`: AnyIO's wants a synchronous file to wrap.
+    __slots__ = ()
 
-    def __init__(
-        self, handle: Handle, name: Any, mode: str, limiter: CapacityLimiter | None = None
-    ) -> None:
-        # AnyIO's own initialiser wants a synchronous file to wrap; there is none.
-        self._handle = handle
-        self._name = name
-        self._mode = mode
-        self._limiter = limiter
-        self._last_job: Job | None = None
-        self._line = Line(handle)
-        self._wrapped: io.FileIO | None = None
+    @property
+    def _line(self) -> Line:
+        """Made when something has to be waited for: with most small files nothing has."""
+        line: Line | None = self._keep_line(None)
+        return line or self._keep_line(Line(self._handle))
 
     # -- the position -----------------------------------------------------------------------------
 
@@ -162,12 +152,13 @@ class FileSteps(HandleOwner, anyio.AsyncFile[AnyStr]):
 
     async def _take_turn(self, runtime: Runtime) -> Turn:
         """Stand in line for the position; the caller calls `leave` on what this returns."""
-        if not self._line.try_acquire():
-            await self._line.acquire(runtime.host)
+        line = self._line
+        if not line.try_acquire():
+            await line.acquire(runtime.host)
         if self._handle.closed:
-            self._line.release()
+            line.release()
             raise self._closed_error()
-        return Turn(self._line)
+        return Turn(line)
 
     def _step(
         self,
@@ -190,7 +181,7 @@ class FileSteps(HandleOwner, anyio.AsyncFile[AnyStr]):
 
         The same one as long as it can be: thousands of tasks may hold it.
         """
-        job = self._last_job
+        job: Job | None = self._last_job
         if job is None or job.tried is not tried or job.handle is not self._handle:
             self._last_job = job = Job(self._handle, self._name, self._limiter, None, tried)
         return job

@@ -11,7 +11,7 @@ import stat
 import threading
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _mounts
 
@@ -26,8 +26,10 @@ __all__ = [
     "ask_read",
     "ask_stat",
     "close_quick",
+    "closes_quickly",
     "fd_facts",
     "open_now",
+    "open_plain",
     "open_quick",
     "plain_attributes",
     "pread_now",
@@ -49,6 +51,7 @@ except ModuleNotFoundError as missing:  # it was not built, or a module that it 
 else:
     COMPILED = True
 MISS = -1
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class PortableHandle:
@@ -81,6 +84,7 @@ class PortableHandle:
         "shared",
         "st_mode",
         "tried",
+        "twin",
         "when_idle",
         "writable",
     )
@@ -116,6 +120,7 @@ class PortableHandle:
         self.shared = self.closing = self.busy = self.tried = False
         self.position = self.align = 0
         self.guard: Any = None
+        self.twin: Any = None
         self.kept = b""
         self.meter: Any = None
         self.when_idle: Callable[[], object] | None = None
@@ -177,9 +182,35 @@ class PortableHandle:
 class PortableHandleOwner:
     """What a file object has of its handle without the compiled core."""
 
-    _handle: PortableHandle
-    _buffer: Any
-    _text: Any
+    def __init__(
+        self,
+        handle: PortableHandle,
+        name: object,
+        mode: str,
+        limiter: object = None,
+        buffer: Any = None,
+    ) -> None:
+        self._handle = handle
+        self._name = name
+        self._mode = mode
+        self._limiter = limiter
+        self._buffer = buffer
+        self._text: Any = None
+        self._last_job: Any = None
+        self._lines: dict[None, Any] = {}
+
+    def _keep_line(self, line: Any) -> Any:
+        if line is None:
+            return self._lines.get(None)
+        return self._lines.setdefault(None, line)  # which is one step, whatever other threads do
+
+    def __aenter__(self) -> Any:
+        file: Any = self
+        return file._enter()
+
+    def __aexit__(self, *_: object) -> Any:
+        file: Any = self
+        return file.aclose()
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
@@ -230,8 +261,16 @@ def _open_quick_portably(path: object, flags: int, cost: int, meter: Any) -> Any
     return None
 
 
+def _open_plain_portably(file: object, *_: object) -> Any:
+    return None
+
+
 def _close_quick_portably(file: PortableHandleOwner) -> bool:
     return False
+
+
+def _as_it_is(function: _Function) -> _Function:
+    return function
 
 
 def _ask_portably(path: object, *_: object) -> Any:
@@ -253,7 +292,9 @@ if TYPE_CHECKING or COMPILED:
         ask_read,
         ask_stat,
         close_quick,
+        closes_quickly,
         open_now,
+        open_plain,
         open_quick,
         plain_attributes,
         pread_now,
@@ -283,7 +324,9 @@ else:
     read_quick = _read_quick_portably
     admitted = _admit_portably
     open_quick = _open_quick_portably
+    open_plain = _open_plain_portably
     close_quick = _close_quick_portably
+    closes_quickly = _as_it_is
     remember = type
 
 

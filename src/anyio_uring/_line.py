@@ -75,8 +75,8 @@ class Line:
     acquired it has long gone.  A task that leaves the line has had no effect.
 
     :ivar mutex: for what the ends of one operation share, its task and a step left under way
-    :param flag: an object whose `busy` attribute shows whether somebody is being served, for
-        code that wants to look without a call
+    :param flag: an object whose `busy` attribute, False at first, shows whether somebody is being
+        served, for code that wants to look without a call
     """
 
     __slots__ = ("_flag", "_places", "busy", "mutex")
@@ -87,7 +87,8 @@ class Line:
         self._places: deque[_Place] | None = None  # made when somebody has to wait
         # Reentrant: the collector may finalise a task that waits here while this one looks
         self.mutex = RLock()
-        self._flag.busy = False
+        if flag is None:
+            self.busy = False
 
     @property
     def crowded(self) -> bool:

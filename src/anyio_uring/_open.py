@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pathlib
 import stat
 import sys
 import warnings
@@ -17,6 +16,7 @@ import anyio
 from anyio import CapacityLimiter
 
 from ._arguments import text_encoding
+from ._buffer import new_buffer
 from ._buffered import BufferedFile
 from ._direct import O_DIRECT, BlockGuard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
@@ -28,6 +28,7 @@ from ._handle import (
     ask_open,
     fd_facts,
     open_now,
+    open_plain,
     open_quick,
     remember,
 )
@@ -51,7 +52,6 @@ OPEN_COST_BYTES = 128 << 10
 DIRECT_BUFFER_BYTES = 64 << 10
 # As `open_now` reports an error of the path walk
 WALK_ERROR_BASE = -4096
-PATH: Any = type(pathlib.Path())
 READING = parse_mode("rb")
 
 
@@ -149,6 +149,26 @@ async def open_file(
     >>> anyio.run(main)
     b'root'
     """
+    if not (direct or write_behind):
+        found: Any = open_plain(
+            file,
+            mode,
+            buffering,
+            encoding,
+            errors,
+            newline,
+            closefd,
+            opener,
+            limiter,
+            OPEN_COST_BYTES,
+        )
+        if found is not None:
+            name: Any = os.fspath(file)  # type: ignore[arg-type]  # (no descriptor is plain)
+            if type(found) is not Handle and type(found) is not int:
+                found = await found
+            if type(found) is Handle:
+                return plain_file(found, name)
+            return await _from_path(name, READING, None, -1, BufferedFile, found)
     buffering = index(buffering)
     parsed = check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     if direct:
@@ -191,23 +211,21 @@ def open_quickly(
     """The commonest call: a file that can be opened at once, or what opens it; None for another
     call, and nothing has happened.  A busy server is spared the way through all the checks.
     """
-    if mode != "rb" or type(buffering) is not int or buffering != -1 or not closefd:
+    found = open_plain(
+        file, mode, buffering, encoding, errors, newline, closefd, opener, limiter, OPEN_COST_BYTES
+    )
+    if found is None:
         return None
-    if encoding is not None or errors is not None or newline is not None:
-        return None
-    if opener is not None or limiter is not None:
-        return None
-    path = str(file) if type(file) is PATH else file
-    if type(path) is not str or "\0" in path:
-        return None
-    meter = admitted(OPEN_COST_BYTES)
-    if meter is None:
-        return None
-    sys.audit("open", path, READING.audit_name, READING.flags)
-    handle = open_quick(path, READING.flags, OPEN_COST_BYTES, meter)
-    if handle is None:
-        return _from_path(path, READING, None, -1, BufferedFile)
-    return BufferedFile(handle, path, READING.raw_name, None, default_buffer_size(handle.blksize))
+    path = os.fspath(file)
+    if type(found) is Handle:
+        return plain_file(found, path)
+    return _from_path(path, READING, None, -1, BufferedFile, found)
+
+
+def plain_file(handle: Handle, path: str) -> BufferedFile:
+    """A file that has been opened for reading and nothing else."""
+    buffer = new_buffer(default_buffer_size(handle.blksize))
+    return BufferedFile(handle, path, READING.raw_name, None, buffer)
 
 
 def _direct_mode(mode: Mode) -> Mode:
@@ -339,7 +357,7 @@ async def _from_path(
     buffered: BufferedKind,
     found: Any = None,
 ) -> AsyncFile[Any]:
-    """:param found: what a crew has answered, of this path"""
+    """:param found: what `open_plain` has, or a crew has answered, of this path"""
     flags = mode.flags
     runtime = current_runtime()
     opened: Opened | None = None
@@ -347,6 +365,8 @@ async def _from_path(
     if crew is not None:
         asked = crew.open(bytes(os.fsencode(path)), flags)
         found = None if asked is None else await asked
+    elif found is not None and type(found) is not Handle and type(found) is not int:
+        found = await found
     if found is not None:
         if isinstance(found, Handle):
             return new_file(found, path, mode, limiter, buffering, (RawFile, buffered))
@@ -533,7 +553,7 @@ def new_file(
     buffer_size = buffering if buffering > 1 else default_buffer_size(handle.blksize)
     if buffering <= 1 and handle.align:
         buffer_size = max(buffer_size, DIRECT_BUFFER_BYTES)
-    return kinds[1](handle, name, mode.raw_name, limiter, buffer_size)
+    return kinds[1](handle, name, mode.raw_name, limiter, new_buffer(buffer_size))
 
 
 def default_buffer_size(blksize: int) -> int:

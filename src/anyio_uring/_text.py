@@ -20,7 +20,7 @@ from ._buffer import LineIterator, text_read_now, text_readline_now, text_write_
 from ._buffered import BufferedFile
 from ._coding import Position
 from ._errors import CLOSED, unsupported
-from ._handle import Handle, close_quick, plain_attributes
+from ._handle import Handle, close_quick, closes_quickly, plain_attributes
 from ._runtime import current_runtime
 from ._text_steps import Reading, TextSteps
 
@@ -100,7 +100,7 @@ class TextFile(TextSteps):
     @property
     def wrapped(self) -> IO[str]:
         binary = self._below()
-        if binary._wrapped is None:
+        if self._handle.twin is None:
             self._check_closed()
             self._flush_synchronously()
         return cast("IO[str]", binary.wrapped)
@@ -389,8 +389,9 @@ class TextFile(TextSteps):
 
     # -- closing ----------------------------------------------------------------------------------
 
+    @closes_quickly
     async def aclose(self) -> None:
-        if self._wrapped is None and close_quick(self):
+        if close_quick(self):
             return
         if self.closed:
             return

@@ -1,14 +1,17 @@
 import asyncio
+import io
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
 from typing import Any, Final, Self, TypeAlias, TypeVar, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 from typing_extensions import disjoint_base
 
+_Kept = TypeVar("_Kept")
 _Left = TypeVar("_Left")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 CROWD: Final[int]
 MISS: Final[int]
@@ -87,6 +90,7 @@ class Handle:
     kept: bytes
     align: int
     guard: Any
+    twin: io.FileIO | None
     meter: Meter | None
     when_idle: Callable[[], object] | None
     def __new__(
@@ -152,6 +156,7 @@ class Buffer:
     def size(self) -> int: ...
     @property
     def past(self) -> int: ...
+    changes: int
     @property
     def unread(self) -> int: ...
     @property
@@ -200,6 +205,21 @@ class HandleOwner:
     _handle: Handle
     _buffer: Buffer
     _text: Text
+    _name: Any
+    _mode: str
+    _limiter: Any
+    _last_job: Any
+    def __init__(
+        self,
+        handle: Handle,
+        name: object,
+        mode: str,
+        limiter: object = None,
+        buffer: Buffer | None = None,
+    ) -> None: ...
+    def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
+    def __aexit__(self, *_: object) -> Coroutine[Any, Any, None]: ...
+    def _keep_line(self, line: _Kept) -> _Kept: ...
     def __del__(self) -> None: ...
     def _dropped(self) -> None: ...
 
@@ -469,7 +489,7 @@ class Crew:
         come: Callable[[], object],
         hire: Callable[[Crew], bool],
         park: Callable[[Errand], Any],
-        wake: Callable[[Any], object],
+        wake: Callable[[Any, Any], object],
         left: object,
     ) -> None: ...
     def help(self) -> None: ...
@@ -495,6 +515,19 @@ def open_quick(path: object, flags: int, cost: int, meter: Meter) -> Handle | No
 def ask_stat(path: object, follow: bool) -> Awaitable[os.stat_result | int] | None: ...
 def ask_read(path: object) -> Awaitable[bytes | int] | None: ...
 def ask_open(path: object, flags: int) -> Awaitable[Handle | int] | None: ...
+def open_plain(
+    file: object,
+    mode: object,
+    buffering: object,
+    encoding: object,
+    errors: object,
+    newline: object,
+    closefd: object,
+    opener: object,
+    limiter: object,
+    cost: int,
+) -> Any: ...
+def closes_quickly(function: _Function) -> _Function: ...
 def close_quick(file: HandleOwner) -> bool: ...
 def stat_many(
     paths: list[str | bytes], follow: bool

@@ -162,7 +162,7 @@ class TrioFile(AsyncIOWrapper[_FileT_co]):
                 raise AttributeError(name)
             if name == "raw":
                 # None once there is none, as in `io`: asking whether it is there is no error
-                lives = self._file._wrapped or not self._file._handle.closed
+                lives = self._file._handle.twin or not self._file._handle.closed
                 return self._file.wrapped if lives else None
             if name == "buffer":
                 below = self._file.buffer

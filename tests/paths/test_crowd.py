@@ -33,7 +33,7 @@ from anyio_uring import (
     open_file,
     statistics,
 )
-from anyio_uring._handle import COMPILED, MISS
+from anyio_uring._handle import COMPILED, CROWD, MISS
 from anyio_uring._host import Host
 from anyio_uring._runtime import current_runtime
 
@@ -77,9 +77,14 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """A crew is asked whatever there is to ask."""
     monkeypatch.setattr(_gate, "CROWD", 0)
     monkeypatch.setattr(_open, "_at_once", lambda path, flags: None)
+    monkeypatch.setattr(_open, "open_plain", plain_in_a_crowd)
     for module in _path, _path_jobs:
         monkeypatch.setattr(module, "stat_quick", lambda path, follow, cost: None)
     monkeypatch.setattr(_path, "read_quick", lambda path, cost: None)
+
+
+def plain_in_a_crowd(*args: Any) -> Any:
+    return _uring.open_plain(*args) if current_runtime().meter.crowd >= CROWD else None
 
 
 def outcome(call: Callable[[], Any]) -> Any:

@@ -167,11 +167,10 @@ def test_hosts_differ_and_each_wakes_its_own() -> None:
 
 def test_flag_shows_who_looks_whether_somebody_is_served(host: FakeHost) -> None:
     class Flag:
-        busy = True
+        busy = False
 
     flag = Flag()
     line = Line(flag)
-    assert flag.busy is False
     assert line.try_acquire()
     assert flag.busy is True
     line.release()

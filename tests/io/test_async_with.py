@@ -1,0 +1,215 @@
+"""``async with`` a file: entering and leaving make no coroutine where nothing is waited for, and
+nobody can tell.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from tests.conftest import Tiers
+
+import anyio_uring
+from anyio_uring import _text
+from anyio_uring._buffered import BufferedFile
+from anyio_uring._handle import COMPILED, Handle
+from anyio_uring._line import Line
+from anyio_uring._raw import RawFile
+
+pytestmark = pytest.mark.anyio
+KINDS: dict[str, tuple[Any, ...]] = {
+    "raw": ("rb", 0),
+    "buffered": ("rb",),
+    "text": ("r",),
+    "raw-w": ("r+b", 0),
+    "buffered-w": ("r+b",),
+    "text-w": ("r+",),
+}
+
+
+@pytest.fixture(params=KINDS)
+def args(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, ...]:
+    (tmp_path / "f").write_bytes(b"some data")
+    return (tmp_path / "f", *KINDS[request.param])
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+async def test_it_gives_the_file_and_closes_it(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    file = await anyio_uring.open_file(*args)
+    async with file as entered:
+        assert entered is file
+        fd = file._handle.fd
+        assert is_open(fd)
+    assert file.closed
+    assert not is_open(fd)
+
+
+async def test_it_has_no_effect_before_it_is_awaited(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    file = await anyio_uring.open_file(*args)
+    entering = file.__aenter__()
+    await file.aclose()
+    with pytest.raises(ValueError, match=r"^I/O operation on closed file\.$"):
+        await entering
+    file = await anyio_uring.open_file(*args)
+    leaving = file.__aexit__(None, None, None)
+    assert not file.closed
+    leaving.close()
+    assert not file.closed
+    await file.aclose()
+
+
+async def test_a_closed_file_is_not_entered(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    file = await anyio_uring.open_file(*args)
+    await file.aclose()
+    with pytest.raises(ValueError, match=r"^I/O operation on closed file\.$"):
+        async with file:
+            pytest.fail("entered")
+
+
+@pytest.mark.parametrize("mode", ["rb", "r", "r+b", "r+"])
+async def test_a_detached_file_is_not_entered(tiers: Tiers, tmp_path: Path, mode: str) -> None:
+    (tmp_path / "f").write_bytes(b"some data")
+    file: Any = await anyio_uring.open_file(tmp_path / "f", mode)
+    below = file.detach()
+    try:
+        with pytest.raises(ValueError, match="detached"):
+            async with file:
+                pytest.fail("entered")
+    finally:
+        await below.aclose()
+
+
+async def test_it_can_be_left_twice(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    async with await anyio_uring.open_file(*args) as file:
+        await file.aclose()
+    assert await file.__aexit__(None, None, None) is None  # type: ignore[func-returns-value]
+
+
+async def test_exceptions_go_through(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    with pytest.raises(LookupError, match="mine"):
+        async with await anyio_uring.open_file(*args) as file:
+            raise LookupError("mine")
+    assert file.closed
+
+
+async def test_it_is_closed_in_a_cancelled_scope(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    with anyio.CancelScope() as scope:
+        async with await anyio_uring.open_file(*args) as file:
+            fd = file._handle.fd
+            scope.cancel()
+    assert file.closed
+    assert not is_open(fd)
+
+
+async def test_a_stack_enters_and_leaves_it(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    async with AsyncExitStack() as stack:
+        file = await stack.enter_async_context(await anyio_uring.open_file(*args))
+        assert await file.read() in (b"some data", "some data")
+    assert file.closed
+
+
+async def test_the_synchronous_twin_is_closed_with_it(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    async with await anyio_uring.open_file(*args) as file:
+        twin = file.wrapped
+    assert twin.closed
+
+
+def closing(kind: type[Any]) -> type[Any]:
+    class Closing(kind):  # type: ignore[misc]
+        __slots__ = ()
+
+        async def aclose(self) -> None:
+            closed.append(self)
+            await super().aclose()
+
+    return Closing
+
+
+closed: list[Any] = []
+
+
+@pytest.mark.parametrize("kind", [RawFile, BufferedFile, _text.TextFile])
+async def test_who_closes_otherwise_is_asked(tiers: Tiers, tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"data")
+    buffering = 0 if kind is RawFile else -1
+    opened: Any = await anyio_uring.open_file(path, "rb", buffering)
+    if kind is _text.TextFile:
+        file = _open_text(closing(kind), opened)
+    else:
+        file = closing(kind)(opened._handle, path, "rb", None, opened._buffer)
+    closed.clear()
+    async with file:
+        pass
+    assert closed == [file]
+    assert file.closed
+
+
+def _open_text(kind: type[Any], binary: Any) -> Any:
+    from anyio_uring._coding import Coding
+
+    return kind(binary, "r", Coding("utf-8", None, None, False))
+
+
+async def test_files_with_a_name_lose_it(tiers: Tiers, tmp_path: Path) -> None:
+    async with anyio_uring.NamedTemporaryFile(dir=str(tmp_path)) as file:
+        assert os.listdir(tmp_path)
+        async with file:  # as in `tempfile`: it is closed with this
+            pass
+        assert file.closed
+        assert os.listdir(tmp_path) == []
+
+
+# -- the line for the position, made when something has to wait ----------------------------------
+
+
+@pytest.mark.tiers("auto")
+@pytest.mark.skipif(not COMPILED, reason="what needs no waiting is compiled")
+async def test_a_file_that_nobody_waits_for_has_no_line(tiers: Tiers, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"data")
+    async with await anyio_uring.open_file(tmp_path / "f", "rb"):
+        pass  # the loop is known from now on
+    async with await anyio_uring.open_file(tmp_path / "f", "rb") as file:
+        assert await file.read() == b"data"
+        assert file._keep_line(None) is None
+        line = file._line
+        assert file._line is line
+        assert file._keep_line(Line(file._handle)) is line
+
+
+def test_threads_that_come_at_once_stand_in_one_line() -> None:
+    for _ in range(200):
+        file = RawFile(Handle(-1, 0), "f", "rb")
+        together = threading.Barrier(4)
+        lines: list[Line] = []
+
+        def look(file: RawFile = file, together: Any = together, lines: list[Line] = lines) -> None:
+            together.wait()
+            lines.append(file._line)
+
+        threads = [threading.Thread(target=look) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(lines) == 4
+        assert len(set(lines)) == 1
+
+
+async def test_text_and_its_buffer_stand_in_one_line(tiers: Tiers, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"data")
+    async with await anyio_uring.open_file(tmp_path / "f") as file:
+        buffer: Any = file.buffer  # type: ignore[attr-defined]
+        assert buffer._line is file._line
