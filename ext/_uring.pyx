@@ -94,8 +94,10 @@ cdef extern from "Python.h":
     ctypedef int (*sendfunc)(PyObject *, PyObject *, PyObject **)
     ctypedef struct PyAsyncMethods:
         sendfunc am_send
+    ctypedef object (*newfunc)(type, object, PyObject *)
     ctypedef struct PyTypeObject:
         getattrofunc tp_getattro
+        newfunc tp_new
         iternextfunc tp_iternext
         PyAsyncMethods *tp_as_async
     object PyObject_GenericGetAttr(object, object)
@@ -106,6 +108,9 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
 
 cdef extern from "Python.h":
+    bint PyMethod_Check(object o)
+    PyObject *PyMethod_GET_FUNCTION(object method)
+    PyObject *PyMethod_GET_SELF(object method)
     int PySys_Audit(const char *event, const char *format, ...) except -1
     int PyUnicode_CompareWithASCIIString(object text, const char *ascii)
 
@@ -1323,6 +1328,10 @@ cdef class Text:
         self.size = 0
 
 
+# Of a file that has not been initialised: it is closed.
+cdef Handle NO_HANDLE = Handle(-1, 0)
+
+
 cdef class HandleOwner:
     """The compiled part of a file object: what every one has.
 
@@ -1338,25 +1347,42 @@ cdef class HandleOwner:
     cdef public object _last_job
     cdef object line
 
+    def __cinit__(self, *_, **__):
+        self._handle = NO_HANDLE
+
     def __init__(self, Handle handle not None, name, mode, limiter=None, Buffer buffer=None):
         self._handle = handle
         self._name = name
         self._mode = mode
         self._limiter = limiter
         self._buffer = buffer
+        self._text = self._last_job = self.line = None
 
-    def _keep_line(self, line):
-        """The line for this file's position: this one, unless it has one; None asks for that."""
+    @property
+    def _line(self):
+        """The line for the position; made when something has to be waited for: with most small
+        files nothing has.
+        """
         if self.line is None:
-            self.line = line
+            line = self._new_line()
+            if self.line is None:       # (or another thread has been here)
+                self.line = line
         return self.line
+
+    @_line.setter
+    def _line(self, line):
+        self.line = line
 
     def __aenter__(self):
         return new_step(self, take_entered, begin_entering)
 
     # (AnyIO's would put a coroutine around that of `aclose`)
     def __aexit__(self, *_):
-        return new_step(self, take_closed, begin_closing)
+        closing = self.aclose
+        if (PyMethod_Check(closing) and PyMethod_GET_SELF(closing) == <PyObject *>self
+                and <object>PyMethod_GET_FUNCTION(closing) in QUICK_CLOSES):
+            return new_step(self, take_closed, begin_closing)
+        return closing()
 
     # Most files that go have been closed: to see that here is a tenth of what a method takes
     def __del__(self):
@@ -1419,7 +1445,8 @@ cdef int64_t POSITION_SAFE_MAX = <int64_t>1 << 42
 cdef bint ready_to_read(HandleOwner file) noexcept:
     cdef Handle handle = file._handle
     return (handle.meter is not None and handle.fd >= 0 and not handle.closing
-            and handle.readable and not handle.busy and file._buffer.pending == 0)
+            and handle.readable and not handle.busy
+            and file._buffer is not None and file._buffer.pending == 0)
 
 
 cdef bytes read_ahead(HandleOwner file, Py_ssize_t wanted):
@@ -1529,7 +1556,10 @@ def buffered_write_now(HandleOwner file, data):
     """Put bytes into the buffer: their number; or None if they do not fit."""
     cdef Handle handle = file._handle
     cdef Buffer buffer = file._buffer
-    cdef Py_ssize_t before = buffer.pending
+    cdef Py_ssize_t before
+    if buffer is None:
+        return None
+    before = buffer.pending
     if (handle.meter is None or handle.fd < 0 or handle.closing or not handle.writable
             or handle.busy or buffer.ahead() or type(data) is unicode
             or not handle.meter.admit_buffered(0) or not buffer.add(data, True)):
@@ -1544,7 +1574,7 @@ def buffered_seek_now(HandleOwner file, offset, whence):
     cdef int64_t position
     if (type(offset) is not int or type(whence) is not int or handle.meter is None
             or handle.fd < 0 or handle.closing or handle.busy or handle.shared
-            or not handle.seekable or buffer.pending):
+            or not handle.seekable or buffer is None or buffer.pending):
         return None
     position = handle.position - buffer.ahead()
     if whence == 0:
@@ -1569,7 +1599,8 @@ def buffered_tell_now(HandleOwner file):
     """The position of a file that keeps it itself; or None."""
     cdef Handle handle = file._handle
     if (handle.meter is None or handle.fd < 0 or handle.closing or handle.busy or handle.shared
-            or not handle.seekable or not handle.meter.admit_buffered(0)):
+            or not handle.seekable or file._buffer is None
+            or not handle.meter.admit_buffered(0)):
         return None
     return handle.position - file._buffer.ahead() + file._buffer.pending
 
@@ -1613,7 +1644,7 @@ def text_read_now(HandleOwner file, size):
     """The next `size` characters, if they are decoded or cached; or None."""
     cdef Text text = file._text
     cdef Py_ssize_t wanted
-    if type(size) is not int or size < 0 or text.size or not ready_to_read(file):
+    if type(size) is not int or size < 0 or not ready_to_read(file) or text.size:
         return None
     wanted = size
     if wanted > text.ahead():
@@ -1624,7 +1655,7 @@ def text_read_now(HandleOwner file, size):
 cdef unicode next_line(HandleOwner file):
     cdef Text text = file._text
     cdef Py_ssize_t size
-    if text.size or not ready_to_read(file):
+    if not ready_to_read(file) or text.size:
         return None
     size = text.line_size()
     if size < 0:
@@ -1645,10 +1676,12 @@ ctypedef object (*stepfunc)(object)
 @cython.final
 @cython.freelist(8)
 cdef class Step:
-    """What ``async for`` awaits: the item is there at once, or a coroutine is awaited for it."""
+    """What ``async for`` and ``async with`` await: the result is there at once, or a coroutine is
+    awaited for it.
+    """
 
-    cdef object iterator
-    cdef stepfunc take      # the item, or ABSENT
+    cdef object subject     # an iterator, or a file
+    cdef stepfunc take      # the result, or ABSENT
     cdef stepfunc begin     # the coroutine
     cdef object waiting
 
@@ -1656,15 +1689,23 @@ cdef class Step:
         """Go on: what is yielded (1) or returned (0)."""
         if self.waiting is None:
             try:
-                item = self.take(self.iterator)
-            except StopIteration as error:     # it would pass for an item
+                item = self.take(self.subject)
+            except StopIteration as error:     # it would pass for a result
                 raise RuntimeError("coroutine raised StopIteration") from error
             if item is not ABSENT:
                 Py_INCREF(item)
                 result[0] = <PyObject *>item
                 return 0
-            self.waiting = self.begin(self.iterator)
+            self.waiting = self.begin(self.subject)
         return PyIter_Send(<PyObject *>self.waiting, value, result)
+
+    # As of a generator, for whoever follows what a task waits for (Trio's `iter_await_frames`)
+    gi_frame = None
+
+    @property
+    def gi_yieldfrom(self):
+        """What is awaited, if anything is."""
+        return self.waiting
 
     def __await__(self):
         return self
@@ -1688,7 +1729,7 @@ cdef class Step:
     def throw(self, *error):
         """As of a coroutine."""
         if self.waiting is None:
-            self.waiting = self.begin(self.iterator)
+            self.waiting = self.begin(self.subject)
         return self.waiting.throw(*error)
 
     def close(self):
@@ -1724,9 +1765,9 @@ cdef PyObject *stop_with(PyObject *result) except? NULL:
 (<PyTypeObject *>Step).tp_iternext = <iternextfunc>step_next
 
 
-cdef Step new_step(object iterator, stepfunc take, stepfunc begin):
+cdef Step new_step(object subject, stepfunc take, stepfunc begin):
     cdef Step step = Step.__new__(Step)
-    step.iterator, step.take, step.begin = iterator, take, begin
+    step.subject, step.take, step.begin = subject, take, begin
     return step
 
 
@@ -1752,9 +1793,7 @@ cdef object begin_entering(object file):
 
 
 cdef object take_closed(object file):
-    if type(file).aclose in QUICK_CLOSES and close_quick(file):
-        return None
-    return ABSENT
+    return None if close_quick(file) else ABSENT
 
 
 cdef object begin_closing(object file):
@@ -1899,7 +1938,8 @@ cdef class Children:
         return self.make(name)
 
     cdef object make(self, unicode name):
-        path = self.kind.__new__(self.kind)
+        # (`__new__`, looked up and called, takes as long as all the rest)
+        path = (<PyTypeObject *>self.kind).tp_new(self.kind, (), NULL)
         path._limiter = self.limiter
         path._text = self.prefix + name
         return path
@@ -1944,7 +1984,7 @@ def text_write_now(HandleOwner file, chars):
     cdef Handle handle = file._handle
     cdef Text text = file._text
     cdef bytes piece
-    if (type(chars) is not unicode or text.encode is None or not text.idle
+    if (type(chars) is not unicode or text is None or text.encode is None or not text.idle
             or text.chars is not None or handle.meter is None or handle.fd < 0 or handle.closing
             or not handle.writable or handle.busy
             or PyUnicode_GET_LENGTH(chars) >= text.chunk_size - text.size):
@@ -2571,7 +2611,9 @@ cdef enum:
     _BLOCK = 4096               # of memory for a file's content, which is used again
     _BLOCKS_KEPT = 128
     _AHEAD = 64                 # answers, each perhaps an open file, that wait to be handed out
-    _AHEAD_LEAST = 32           # fewer: a helper that has stopped begins again
+    # With fewer, a helper that has stopped begins again: to be woken costs more than an errand
+    _AHEAD_LEAST = 32
+    # So far apart it looks for the next errand: what it looks at, the loop has to write
     _RELAX = 16
     _MISSES_RUN = 64            # answers without use after which the crew is not asked,
     _PAUSE = 1000               # so many times
@@ -3448,7 +3490,11 @@ def open_plain(file, mode, buffering, encoding, errors, newline, closefd, opener
     meter = admitted(cost)
     if meter is None:
         return None
-    PySys_Audit(b"open", b"Osi", <PyObject *>path, b"r", flags)
+    try:
+        PySys_Audit(b"open", b"Osi", <PyObject *>path, b"r", flags)
+    except BaseException:
+        meter.refund(cost)
+        raise
     handle = open_encoded(encoded, path, flags, cost, meter)
     return _MISS if handle is None else handle
 

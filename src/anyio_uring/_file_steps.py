@@ -33,11 +33,8 @@ class FileSteps(HandleOwner, anyio.AsyncFile[AnyStr]):
     # The initialiser is that of `HandleOwner`: AnyIO's wants a synchronous file to wrap.
     __slots__ = ()
 
-    @property
-    def _line(self) -> Line:
-        """Made when something has to be waited for: with most small files nothing has."""
-        line: Line | None = self._keep_line(None)
-        return line or self._keep_line(Line(self._handle))
+    def _new_line(self) -> Line:
+        return Line(self._handle)
 
     # -- the position -----------------------------------------------------------------------------
 

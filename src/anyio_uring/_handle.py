@@ -199,10 +199,16 @@ class PortableHandleOwner:
         self._last_job: Any = None
         self._lines: dict[None, Any] = {}
 
-    def _keep_line(self, line: Any) -> Any:
-        if line is None:
-            return self._lines.get(None)
-        return self._lines.setdefault(None, line)  # which is one step, whatever other threads do
+    @property
+    def _line(self) -> Any:
+        if None not in self._lines:
+            file: Any = self
+            self._lines.setdefault(None, file._new_line())  # one step, whatever other threads do
+        return self._lines[None]
+
+    @_line.setter
+    def _line(self, line: Any) -> None:
+        self._lines[None] = line
 
     def __aenter__(self) -> Any:
         file: Any = self

@@ -163,12 +163,8 @@ async def open_file(
             OPEN_COST_BYTES,
         )
         if found is not None:
-            name: Any = os.fspath(file)  # type: ignore[arg-type]  # (no descriptor is plain)
-            if type(found) is not Handle and type(found) is not int:
-                found = await found
-            if type(found) is Handle:
-                return plain_file(found, name)
-            return await _from_path(name, READING, None, -1, BufferedFile, found)
+            name = os.fspath(file)  # type: ignore[arg-type]  # (no descriptor is plain)
+            return plain_file(found, name) if type(found) is Handle else await _plainly(found, name)
     buffering = index(buffering)
     parsed = check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     if direct:
@@ -219,7 +215,16 @@ def open_quickly(
     path = os.fspath(file)
     if type(found) is Handle:
         return plain_file(found, path)
-    return _from_path(path, READING, None, -1, BufferedFile, found)
+    return _plainly(found, path)
+
+
+async def _plainly(found: Any, path: str) -> AsyncFile[bytes]:
+    """What `open_plain` has not found at once."""
+    if type(found) is not int:
+        found = await found
+        if type(found) is Handle:
+            return plain_file(found, path)
+    return await _from_path(path, READING, None, -1, BufferedFile, found)
 
 
 def plain_file(handle: Handle, path: str) -> BufferedFile:
@@ -357,7 +362,7 @@ async def _from_path(
     buffered: BufferedKind,
     found: Any = None,
 ) -> AsyncFile[Any]:
-    """:param found: what `open_plain` has, or a crew has answered, of this path"""
+    """:param found: what a crew has answered, of this path"""
     flags = mode.flags
     runtime = current_runtime()
     opened: Opened | None = None
@@ -365,8 +370,6 @@ async def _from_path(
     if crew is not None:
         asked = crew.open(bytes(os.fsencode(path)), flags)
         found = None if asked is None else await asked
-    elif found is not None and type(found) is not Handle and type(found) is not int:
-        found = await found
     if found is not None:
         if isinstance(found, Handle):
             return new_file(found, path, mode, limiter, buffering, (RawFile, buffered))

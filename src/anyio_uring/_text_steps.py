@@ -47,7 +47,7 @@ class TextSteps(AsyncFile[str]):
     def __init__(self, binary: BufferedFile, mode: str, coding: Coding) -> None:
         super().__init__(binary._handle, binary._name, mode, binary._limiter, binary._buffer)
         self._binary: BufferedFile | None = binary
-        self._keep_line(binary._line)
+        self._line = binary._line
         self._seekable = binary.seekable()
         self._configure(coding, CHUNK_SIZE)
 

@@ -12,14 +12,18 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
+import trio.testing
 from tests.conftest import Tiers
 
 import anyio_uring
 from anyio_uring import _text
 from anyio_uring._buffered import BufferedFile
+from anyio_uring._file_steps import FileSteps
 from anyio_uring._handle import COMPILED, Handle
 from anyio_uring._line import Line
 from anyio_uring._raw import RawFile
+from anyio_uring._runtime import current_runtime
 
 pytestmark = pytest.mark.anyio
 KINDS: dict[str, tuple[Any, ...]] = {
@@ -163,6 +167,79 @@ def _open_text(kind: type[Any], binary: Any) -> Any:
     return kind(binary, "r", Coding("utf-8", None, None, False))
 
 
+async def test_a_close_of_the_object_s_own_is_called(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    file: Any = await anyio_uring.open_file(*args)
+    close, calls = file.aclose, []
+
+    async def spy() -> None:
+        calls.append(file.closed)
+        await close()
+
+    file.aclose = spy
+    async with file:
+        pass
+    assert calls == [False]
+    assert file.closed
+
+
+class Awaited:
+    """Can be awaited, and is no coroutine."""
+
+    def __init__(self, what: Any) -> None:
+        self.what = what
+
+    def __await__(self) -> Any:
+        return self.what.__await__()
+
+
+async def test_a_close_that_is_no_coroutine_is_awaited(tiers: Tiers, args: tuple[Any, ...]) -> None:
+    file: Any = await anyio_uring.open_file(*args)
+    close = file.aclose
+    file.aclose = lambda: Awaited(close())
+    async with file:
+        pass
+    assert file.closed
+
+
+@pytest.mark.parametrize("kind", [RawFile, BufferedFile])
+async def test_a_file_that_was_not_initialised_is_closed(tiers: Tiers, kind: Any) -> None:
+    file = kind.__new__(kind)
+    for name in ("read", "readline", "tell", "flush", "__aenter__"):
+        with pytest.raises(ValueError, match=r"closed|detached"):
+            await getattr(file, name)()
+
+
+async def test_a_buffered_file_without_a_buffer_is_no_crash(tiers: Tiers, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"data")
+    opened: Any = await anyio_uring.open_file(tmp_path / "f", "r+b")
+    file: Any = BufferedFile(opened._handle, "f", "rb+")
+    for name, args in {"read": (3,), "readline": (), "seek": (1,), "write": (b"x",)}.items():
+        with pytest.raises(AttributeError, match="NoneType"):
+            await getattr(file, name)(*args)
+    await opened.aclose()
+
+
+@pytest.mark.hosts("trio")
+async def test_trio_sees_through_it(tiers: Tiers, tmp_path: Path) -> None:
+    """What a task waits for can be followed into a close that waits."""
+    file: Any = await anyio_uring.open_file(tmp_path / "f", "wb")
+    await file.write(b"data")
+    turn = await file._take_turn(current_runtime())
+
+    async def leave() -> None:
+        async with file:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leave)
+        await trio.testing.wait_all_tasks_blocked()
+        (task,) = nursery.child_tasks
+        names = [frame.f_code.co_name for frame, _ in task.iter_await_frames()]
+        turn.leave()
+    assert names[:2] == ["leave", "aclose"]
+    assert file.closed
+
+
 async def test_files_with_a_name_lose_it(tiers: Tiers, tmp_path: Path) -> None:
     async with anyio_uring.NamedTemporaryFile(dir=str(tmp_path)) as file:
         assert os.listdir(tmp_path)
@@ -177,16 +254,19 @@ async def test_files_with_a_name_lose_it(tiers: Tiers, tmp_path: Path) -> None:
 
 @pytest.mark.tiers("auto")
 @pytest.mark.skipif(not COMPILED, reason="what needs no waiting is compiled")
-async def test_a_file_that_nobody_waits_for_has_no_line(tiers: Tiers, tmp_path: Path) -> None:
+async def test_a_file_that_nobody_waits_for_has_no_line(
+    tiers: Tiers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "f").write_bytes(b"data")
     async with await anyio_uring.open_file(tmp_path / "f", "rb"):
         pass  # the loop is known from now on
     async with await anyio_uring.open_file(tmp_path / "f", "rb") as file:
         assert await file.read() == b"data"
-        assert file._keep_line(None) is None
-        line = file._line
-        assert file._line is line
-        assert file._keep_line(Line(file._handle)) is line
+        with monkeypatch.context() as patch:
+            patch.delattr(FileSteps, "_new_line")
+            with pytest.raises(AttributeError, match="_new_line"):
+                file._line  # noqa: B018 (it is not there)
+        assert file._line is file._line
 
 
 def test_threads_that_come_at_once_stand_in_one_line() -> None:

@@ -409,9 +409,10 @@ def events() -> Any:
     listening = None
 
 
+@pytest.mark.parametrize("buffering", [0, -1])
 @pytest.mark.parametrize("mode", MODES)
 async def test_audit_event_is_that_of_open(
-    tiers: Tiers, tmp_path: Path, mode: str, events: list[Any]
+    tiers: Tiers, tmp_path: Path, mode: str, buffering: int, events: list[Any]
 ) -> None:
     path = tmp_path / "f"
     fd = os.open(tmp_path / "other", os.O_CREAT | os.O_RDWR)
@@ -422,11 +423,13 @@ async def test_audit_event_is_that_of_open(
             else:
                 path.write_bytes(b"")
             events.clear()
-            open(given, mode, 0, opener=opener, closefd=given != fd).close()
+            open(given, mode, buffering, opener=opener, closefd=given != fd).close()
             expected = list(events)
             path.unlink() if "x" in mode and given != fd else None
             events.clear()
-            file = await anyio_uring.open_file(given, mode, 0, opener=opener, closefd=given != fd)
+            file = await anyio_uring.open_file(
+                given, mode, buffering, opener=opener, closefd=given != fd
+            )
             assert [args for args in events if args[0] in {str(path), bytes(path), fd}] == expected
             await file.aclose()
     os.close(fd)
