@@ -17,6 +17,7 @@ __all__ = [
     "LineIterator",
     "Lines",
     "Text",
+    "buffered_file",
     "buffered_read_now",
     "buffered_readline_now",
     "buffered_seek_now",
@@ -214,6 +215,10 @@ class PortableLineIterator:
         return self._slow()
 
 
+def _file_portably(kind: Any, handle: Any, name: str, size: int, past: int) -> Any:
+    return kind(handle, name, "rb", None, Buffer(size, past))
+
+
 def _read_portably(file: HandleOwner, size: Any) -> bytes | None:
     return None
 
@@ -247,6 +252,7 @@ if TYPE_CHECKING or COMPILED:
         Buffer,
         LineIterator,
         Text,
+        buffered_file,
         buffered_read_now,
         buffered_readline_now,
         buffered_seek_now,
@@ -258,6 +264,7 @@ if TYPE_CHECKING or COMPILED:
     )
 else:
     Buffer = PortableBuffer
+    buffered_file = _file_portably
     buffered_read_now = _read_portably
     buffered_readline_now = _readline_portably
     buffered_seek_now = _seek_portably

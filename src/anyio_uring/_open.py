@@ -16,7 +16,7 @@ import anyio
 from anyio import CapacityLimiter
 
 from ._arguments import text_encoding
-from ._buffer import new_buffer
+from ._buffer import KEEPS_A_WHOLE_BUFFER, buffered_file, new_buffer
 from ._buffered import BufferedFile
 from ._direct import O_DIRECT, BlockGuard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
@@ -164,6 +164,8 @@ async def open_file(
         )
         if found is not None:
             name = os.fspath(file)  # type: ignore[arg-type]  # (no descriptor is plain)
+            if type(found) is not Handle and type(found) is not int:
+                found = await found  # (here, in a crowd, one coroutine less)
             return plain_file(found, name) if type(found) is Handle else await _plainly(found, name)
     buffering = index(buffering)
     parsed = check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
@@ -229,8 +231,8 @@ async def _plainly(found: Any, path: str) -> AsyncFile[bytes]:
 
 def plain_file(handle: Handle, path: str) -> BufferedFile:
     """A file that has been opened for reading and nothing else."""
-    buffer = new_buffer(default_buffer_size(handle.blksize))
-    return BufferedFile(handle, path, READING.raw_name, None, buffer)
+    size = default_buffer_size(handle.blksize)
+    return buffered_file(BufferedFile, handle, path, size, size + KEEPS_A_WHOLE_BUFFER)
 
 
 def _direct_mode(mode: Mode) -> Mode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -206,3 +207,14 @@ async def test_cancelled_in_a_hop_ends_it_and_closes_the_directory(tmp_path: Pat
         await anext(listing)
     opened = set(descriptors().items()) - set(before.items())
     assert not [place for _, place in opened if place == str(tmp_path)]
+
+
+class OfAbc(UringPath, metaclass=abc.ABCMeta):
+    """A path whose class is not of the class `type`."""
+
+
+async def test_children_are_of_the_class_whatever_its_metaclass(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    (child,) = [child async for child in OfAbc(tmp_path).iterdir()]
+    assert type(child) is OfAbc
+    assert str(child) == str(tmp_path / "f")
