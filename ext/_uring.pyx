@@ -3462,22 +3462,9 @@ def ask_open(path, int flags):
     return None if encoded is None else crew.push(encoded, _ERRAND_OPEN, True, flags)
 
 
-cdef object PATH_TYPE = None    # of what `pathlib.Path()` makes
-
-
-cdef int learn_path_type() except -1:
-    global PATH_TYPE
-    import pathlib
-    PATH_TYPE = type(pathlib.Path())
-    return 0
-
-
-learn_path_type()
-
-
-def open_plain(file, mode, buffering, encoding, errors, newline, closefd, opener, limiter,
+def open_plain(path, mode, buffering, encoding, errors, newline, closefd, opener, limiter,
                Py_ssize_t cost):
-    """The commonest call of `open`, a path and "rb": a file opened without sleeping.
+    """The commonest call of `open`, a str and "rb": a file opened without sleeping.
 
     :returns: a `Handle`; what is to be awaited, as `Crew.open`; MISS: it has been audited, and
         cannot be opened so; None: another call, or not the time for it, and nothing has happened
@@ -3492,7 +3479,6 @@ def open_plain(file, mode, buffering, encoding, errors, newline, closefd, opener
             or encoding is not None or errors is not None or newline is not None
             or opener is not None or limiter is not None):
         return None
-    path = str(file) if type(file) is PATH_TYPE else file
     encoded = path_bytes(path)
     if encoded is None:
         return None

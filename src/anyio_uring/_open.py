@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pathlib
 import stat
 import sys
 import warnings
@@ -53,6 +54,7 @@ DIRECT_BUFFER_BYTES = 64 << 10
 # As `open_now` reports an error of the path walk
 WALK_ERROR_BASE = -4096
 READING = parse_mode("rb")
+PATH = type(pathlib.Path())
 
 
 @overload
@@ -150,8 +152,9 @@ async def open_file(
     b'root'
     """
     if not (direct or write_behind):
+        path: Any = str(file) if type(file) is PATH else file
         found: Any = open_plain(
-            file,
+            path,
             mode,
             buffering,
             encoding,
@@ -163,10 +166,9 @@ async def open_file(
             OPEN_COST_BYTES,
         )
         if found is not None:
-            name = os.fspath(file)  # type: ignore[arg-type]  # (no descriptor is plain)
             if type(found) is not Handle and type(found) is not int:
                 found = await found  # (here, in a crowd, one coroutine less)
-            return plain_file(found, name) if type(found) is Handle else await _plainly(found, name)
+            return plain_file(found, path) if type(found) is Handle else await _plainly(found, path)
     buffering = index(buffering)
     parsed = check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     if direct:
@@ -209,15 +211,13 @@ def open_quickly(
     """The commonest call: a file that can be opened at once, or what opens it; None for another
     call, and nothing has happened.  A busy server is spared the way through all the checks.
     """
+    path: Any = str(file) if type(file) is PATH else file
     found = open_plain(
-        file, mode, buffering, encoding, errors, newline, closefd, opener, limiter, OPEN_COST_BYTES
+        path, mode, buffering, encoding, errors, newline, closefd, opener, limiter, OPEN_COST_BYTES
     )
     if found is None:
         return None
-    path = os.fspath(file)
-    if type(found) is Handle:
-        return plain_file(found, path)
-    return _plainly(found, path)
+    return plain_file(found, path) if type(found) is Handle else _plainly(found, path)
 
 
 async def _plainly(found: Any, path: str) -> AsyncFile[bytes]:

@@ -524,7 +524,7 @@ def ask_stat(path: object, follow: bool) -> Awaitable[os.stat_result | int] | No
 def ask_read(path: object) -> Awaitable[bytes | int] | None: ...
 def ask_open(path: object, flags: int) -> Awaitable[Handle | int] | None: ...
 def open_plain(
-    file: object,
+    path: object,
     mode: object,
     buffering: object,
     encoding: object,
