@@ -182,6 +182,11 @@ class PortableHandle:
 class PortableHandleOwner:
     """What a file object has of its handle without the compiled core."""
 
+    _handle = PortableHandle(-1, 0)  # of a file that has not been initialised: it is closed
+    _buffer: Any = None
+    _text: Any = None
+    _last_job: Any = None
+
     def __init__(
         self,
         handle: PortableHandle,
@@ -195,8 +200,6 @@ class PortableHandleOwner:
         self._mode = mode
         self._limiter = limiter
         self._buffer = buffer
-        self._text: Any = None
-        self._last_job: Any = None
         self._lines: dict[None, Any] = {}
 
     @property
@@ -219,8 +222,7 @@ class PortableHandleOwner:
         return file.aclose()
 
     def __del__(self) -> None:
-        handle = getattr(self, "_handle", None)
-        if handle is not None and not handle.closed:
+        if not self._handle.closed:
             self._dropped()
 
     def _dropped(self) -> None:
