@@ -7,6 +7,7 @@ operation that needs no waiting, or nothing, and answers None then.
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -44,6 +45,8 @@ class PortableBuffer:
     def __init__(self, size: int, past: int) -> None:
         if size < 1:
             raise ValueError("buffer size must be positive")
+        if past > sys.maxsize:
+            raise OverflowError("Python int too large to convert to C ssize_t")
         self.size = size
         self.past = past
         self.changes = 0
