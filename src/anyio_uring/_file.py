@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from operator import index
-from typing import IO, TYPE_CHECKING, Any, AnyStr, Literal, Self, cast, get_args
+from typing import IO, TYPE_CHECKING, Any, AnyStr, Literal, NoReturn, Self, cast, get_args
 
 import anyio
 from anyio import CancelScope, get_cancelled_exc_class
@@ -176,6 +176,9 @@ class AsyncFile(FileSteps[AnyStr]):
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
 
     def _dropped(self) -> None:
         """The file goes, and nobody has closed it."""

@@ -112,6 +112,8 @@ async def test_waiting_operation_takes_little_beside_its_coroutines(
     count, size = 50, 100
     with fifo_writer(tmp_path / "fifo"):
         files = [await anyio_uring.open_file(tmp_path / "fifo", "rb", 0) for _ in range(count + 1)]
+        for file in files:
+            assert file._line is not None  # it stays with the file, once something has waited
         async with anyio.create_task_group() as group:
             group.start_soon(files[0].read, size)
             await until(lambda: anyio_uring.statistics().inflight == 1)
