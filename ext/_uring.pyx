@@ -3032,6 +3032,7 @@ cdef class Crew:
     cdef object hire            # has a thread call `help` of this: True if there is one
     cdef bint is_trio
     cdef object loop            # asyncio's; None: Trio's, or ended
+    cdef object over            # a future of asyncio's that is done
     cdef object park            # errand -> what Trio is to be asked
     cdef object wake            # Trio's, of a task
     cdef object left            # what says to Trio that a task may be woken
@@ -3075,8 +3076,8 @@ cdef class Crew:
             self.crew.blocks = (<char **>block)[0]
             free(block)
 
-    def serve_asyncio(self, loop not None, come, hire):
-        self.come, self.hire, self.loop = come, hire, loop
+    def serve_asyncio(self, loop not None, come, hire, over):
+        self.come, self.hire, self.loop, self.over = come, hire, loop, over
         self.meter.crew = self
 
     def serve_trio(self, come, hire, park, wake, left):
@@ -3348,18 +3349,22 @@ cdef class Crew:
         if self.is_trio:
             self.wake(waiter, WOKEN)
         else:
-            self.go_on(waiter, owner, context)
+            self.go_on(waiter, context)
         return 0
 
-    cdef int go_on(self, callback, Errand owner, context) except -1:
-        """Run asyncio's task until it waits for something else."""
+    cdef int go_on(self, callback, context) except -1:
+        """Run asyncio's task until it waits for something else.
+
+        It is called back with a future that is over, of asyncio's own class, which it looks into at
+        once; for the errand it would look up and call a method, a quarter of its way.
+        """
         try:
             PyContext_Enter(context)
         except RuntimeError:        # this very task's is entered, further up the stack
-            self.loop.call_soon(callback, owner, context=context)
+            self.loop.call_soon(callback, self.over, context=context)
             return 0
         try:
-            callback(owner)
+            callback(self.over)
         finally:
             PyContext_Exit(context)
         return 0
@@ -3402,7 +3407,7 @@ cdef class Crew:
         self.drop_all()
         self.meter.crew = None
         self.meter.crowd = 0
-        self.park = self.come = self.hire = self.loop = self.wake = self.left = None
+        self.park = self.come = self.hire = self.loop = self.wake = self.left = self.over = None
 
     def forget(self):
         """After fork, in the child: the helpers are the parent's, and one may have held the mutex.

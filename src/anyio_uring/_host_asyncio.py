@@ -161,7 +161,9 @@ class AsyncioHost(Host):
             return False
         # Its tasks run within a turn, which is therefore a callback that can run within itself
         self.loop.add_reader(crew.eventfd, self._turn_soon)
-        crew.serve_asyncio(self.loop, self._turn_soon, self.hire)
+        over: asyncio.Future[None] = asyncio.Future(loop=self.loop)
+        over.set_result(None)
+        crew.serve_asyncio(self.loop, self._turn_soon, self.hire, over)
         return True
 
     def _turn_soon(self) -> None:

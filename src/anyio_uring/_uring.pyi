@@ -491,6 +491,7 @@ class Crew:
         loop: asyncio.AbstractEventLoop,
         come: Callable[[], object],
         hire: Callable[[Crew], bool],
+        over: asyncio.Future[None],
     ) -> None: ...
     def serve_trio(
         self,
