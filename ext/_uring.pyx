@@ -1394,14 +1394,13 @@ cdef class HandleOwner:
         """The file goes, and nobody has closed it."""
 
 
-def buffered_file(kind, Handle handle not None, name, Py_ssize_t size,
-                  Py_ssize_t past):
-    """`kind(handle, name, "rb", None, Buffer(size, past))` in half the time."""
+def buffered_file(kind, Handle handle not None, name, Py_ssize_t size):
+    """`kind(handle, name, "rb", None, Buffer(size, size))` in half the time."""
     cdef HandleOwner file = (<PyTypeObject *>kind).tp_new(kind, (), NULL)
     file._handle = handle
     file._name = name
     file._mode = "rb"
-    file._buffer = Buffer.__new__(Buffer, size, past)
+    file._buffer = Buffer.__new__(Buffer, size, size)    # (nothing will be written)
     return file
 
 
@@ -2938,7 +2937,7 @@ cdef class Errand:
         return self.begun and self.waiter is None
 
     def result(self):
-        """asyncio: the task goes on, and will be given the answer itself."""
+        """asyncio: asked of one whose task is cancelled (`go_on` calls back with another)."""
         if self.cancel_message is not None:
             from asyncio import CancelledError
             raise CancelledError(*self.cancel_message)

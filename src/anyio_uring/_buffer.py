@@ -218,8 +218,8 @@ class PortableLineIterator:
         return self._slow()
 
 
-def _file_portably(kind: Any, handle: Any, name: str, size: int, past: int) -> Any:
-    return kind(handle, name, "rb", None, Buffer(size, past))
+def _file_portably(kind: Any, handle: Any, name: str, size: int) -> Any:
+    return kind(handle, name, "rb", None, Buffer(size, size))
 
 
 def _read_portably(file: HandleOwner, size: Any) -> bytes | None:

@@ -17,7 +17,7 @@ import anyio
 from anyio import CapacityLimiter
 
 from ._arguments import text_encoding
-from ._buffer import KEEPS_A_WHOLE_BUFFER, buffered_file, new_buffer
+from ._buffer import buffered_file, new_buffer
 from ._buffered import BufferedFile
 from ._direct import O_DIRECT, BlockGuard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
@@ -231,8 +231,7 @@ async def _plainly(found: Any, path: str) -> AsyncFile[bytes]:
 
 def plain_file(handle: Handle, path: str) -> BufferedFile:
     """A file that has been opened for reading and nothing else."""
-    size = default_buffer_size(handle.blksize)
-    return buffered_file(BufferedFile, handle, path, size, size + KEEPS_A_WHOLE_BUFFER)
+    return buffered_file(BufferedFile, handle, path, default_buffer_size(handle.blksize))
 
 
 def _direct_mode(mode: Mode) -> Mode:

@@ -5,7 +5,6 @@ nobody can tell.
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -269,23 +268,23 @@ async def test_a_file_that_nobody_waits_for_has_no_line(
         assert file._line is file._line
 
 
-def test_threads_that_come_at_once_stand_in_one_line() -> None:
-    for _ in range(200):
-        file = RawFile(Handle(-1, 0), "f", "rb")
-        together = threading.Barrier(4)
-        lines: list[Line] = []
+class Overtaken(RawFile):
+    """Another thread makes a line while this one does."""
 
-        def look(file: RawFile = file, together: Any = together, lines: list[Line] = lines) -> None:
-            together.wait()
-            lines.append(file._line)
+    __slots__ = ("other",)
 
-        threads = [threading.Thread(target=look) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(lines) == 4
-        assert len(set(lines)) == 1
+    def _new_line(self) -> Line:
+        if not hasattr(self, "other"):
+            self.other: Line | None = None
+            self.other = self._line
+        return super()._new_line()
+
+
+def test_who_is_overtaken_stands_in_the_other_one_s_line() -> None:
+    file = Overtaken(Handle(-1, 0), "f", "rb")
+    line = file._line
+    assert line is file.other
+    assert file._line is line
 
 
 async def test_text_and_its_buffer_stand_in_one_line(tiers: Tiers, tmp_path: Path) -> None:
