@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import suppress
+from inspect import iscoroutinefunction
 from operator import index
 from typing import Any
 
@@ -84,6 +85,16 @@ def _as_bytes(view: memoryview) -> memoryview:
     if not view.c_contiguous:
         raise BufferError("memoryview: underlying buffer is not C-contiguous")
     return view.cast("B") if view.nbytes else memoryview(bytearray())
+
+
+def check_progress(progress: Any) -> None:
+    """Refuse what cannot be told of progress, before there is any."""
+    if progress is None:
+        return
+    if not callable(progress):
+        raise TypeError(f"progress must be callable, not {type(progress).__name__!r}")
+    if iscoroutinefunction(progress):
+        raise TypeError("progress is called and not awaited: an async function will not do")
 
 
 def text_encoding(encoding: str | None, stacklevel: int = 2) -> str:

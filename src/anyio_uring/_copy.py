@@ -16,6 +16,7 @@ from contextlib import suppress
 from errno import EINVAL, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, EXDEV
 from typing import TYPE_CHECKING, Any
 
+from ._arguments import check_progress
 from ._chunks import Chunk, in_chunks
 from ._errors import os_error
 
@@ -74,6 +75,8 @@ async def copy_file(
         the last time when the copy is in its place.  An exception that it raises ends the copying,
         but for the last time
     :raises shutil.SameFileError: `src` and `dst` are the same file
+    :raises TypeError: what is no path, or no `progress` that can be called; an async function is
+        not, since nobody would await it
     :raises shutil.SpecialFileError: one is a FIFO, or `src` a socket or device
     :raises OSError: what concerns only one of the files has its name, else both
 
@@ -86,6 +89,7 @@ async def copy_file(
     >>> anyio.run(main)
     b'root'
     """
+    check_progress(progress)
     copying = _copying(os.fspath(src), os.fspath(dst), follow_symlinks, metadata)
     tell = None if progress is None else lambda news: progress(*news)
     size = await in_chunks(copying, tell)

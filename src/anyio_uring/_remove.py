@@ -10,6 +10,7 @@ from errno import EEXIST, EINVAL, EISDIR, ELOOP, ENOTDIR, ENOTEMPTY, EPERM
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ._arguments import check_progress
 from ._chunks import Chunk, in_chunks
 from ._descent import BY_DESCRIPTOR, DIRECTORY, Descent, Folder, open_folder
 
@@ -41,6 +42,7 @@ async def remove_tree(
 
     :param ignore_errors: go on, and raise no :exc:`OSError`
     :param progress: called in the task's thread with the number of entries removed so far
+    :raises TypeError: as :func:`copy_file`
     :raises NotADirectoryError: `path` is no directory, or a symlink to one
     :raises OSError: of the first entry that cannot be removed, with its name
 
@@ -53,6 +55,7 @@ async def remove_tree(
     >>> anyio.run(main)
     False
     """
+    check_progress(progress)
     root = os.fsdecode(path)
     if BY_DESCRIPTOR:
         removing = _Removal(root, ignore_errors).run()

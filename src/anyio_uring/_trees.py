@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from errno import EACCES, EEXIST, ELOOP, ENOTDIR
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ._arguments import check_progress
 from ._chunks import Add, Chunk, Work, in_chunks, in_parallel
 from ._copy import Pair, copy_facts, copy_open, may_write, open_source, refuse_special, renamed
 from ._descent import BY_DESCRIPTOR, DIRECTORY, Descent, Folder, open_folder
@@ -61,6 +62,7 @@ async def copy_tree(
     :param dirs_exist_ok: `dst` and directories in it may exist already
     :param progress: called in the task's thread with the numbers of entries and of bytes that
         have been copied so far.  An exception that it raises ends the copying
+    :raises TypeError: as :func:`copy_file`
     :raises FileExistsError: there is a `dst` already
     :raises shutil.SameFileError: `src` and `dst` are the same directory
     :raises shutil.Error: after everything else has been copied: what could not be, as a list of
@@ -78,6 +80,7 @@ async def copy_tree(
     >>> anyio.run(main)
     b'content'
     """
+    check_progress(progress)
     how = _How(follow_symlinks, metadata, dirs_exist_ok)
     await _copy_tree(os.fsdecode(src), os.fsdecode(dst), how, progress)
 
