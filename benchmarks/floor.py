@@ -1,4 +1,5 @@
-"""What calls that are certain not to wait cost without any task: the most that rows of paths reach.
+"""What limits the rows of paths: the calls that are certain not to wait, without any task; and
+tasks that wait for others to have made them.
 
 ``python benchmarks/floor.py [DIR]``; README.md says how to read it.
 """
@@ -6,12 +7,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -21,9 +25,16 @@ from anyio_uring._buffer import buffered_read_now
 from anyio_uring._handle import close_quick, open_quick, read_path_now, stat_now
 from anyio_uring._open import READING, new_file
 from anyio_uring._runtime import current_runtime
+from participant import HOSTS
 from rows import FULL, QUICK, Material
+from work import runs, timed
+
+if TYPE_CHECKING:
+    from typing import Self
 
 KEYS = ("sync", "calls", "task")
+TASKS = 128
+OPEN_MAX = 512  # descriptors at a time
 clock = time.perf_counter
 Loop = Callable[[list[Any]], None]
 
@@ -115,6 +126,92 @@ async def measure(small: list[Path], rounds: int) -> None:
         )
 
 
+# -- tasks that wait once for each file ------------------------------------------------------------
+
+Turn = Callable[[], Awaitable[None]]
+
+
+@types.coroutine
+def asyncio_turn() -> Iterator[None]:
+    """A turn of the loop: no task of asyncio's can wait for less."""
+    yield
+
+
+class Bare:
+    """A file that has been opened already, and does nothing but what it is for."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+    async def read(self) -> bytes:
+        return os.read(self.fd, 4096)
+
+
+async def bare_open(turn: Turn, names: list[str]) -> float:
+    async def opened(fd: int) -> Bare:
+        await turn()
+        return Bare(fd)
+
+    async def worker(mine: list[int]) -> None:
+        for fd in mine:
+            async with await opened(fd) as file:
+                await file.read()
+
+    seconds = 0.0
+    for begin in range(0, len(names), OPEN_MAX):
+        fds = [os.open(name, os.O_RDONLY) for name in names[begin : begin + OPEN_MAX]]
+        seconds += await timed([partial(worker, mine) for mine in runs(fds, TASKS)])
+    return seconds
+
+
+async def bare_answer(turn: Turn, names: list[str]) -> float:
+    """What has been asked for is there."""
+
+    async def answer(name: str) -> str:
+        await turn()
+        return name
+
+    async def worker(mine: list[str]) -> None:
+        for name in mine:
+            await answer(name)
+
+    return await timed([partial(worker, mine) for mine in runs(names, TASKS)])
+
+
+BARE = {
+    "read_bytes": (sync_read, bare_answer),
+    "open + read + close": (sync_open, bare_open),
+    "stat": (sync_stat, bare_answer),
+}
+
+
+async def measure_bare(host: str, small: list[Path], rounds: int) -> None:
+    turn: Turn = asyncio_turn
+    if host == "trio":
+        import trio
+
+        turn = trio.lowlevel.cancel_shielded_checkpoint
+    names = [str(path) for path in small]
+    for title, (sync, bare) in BARE.items():
+        each, shares = [], []
+        for _ in range(rounds):
+            start = clock()
+            sync(names)
+            other = clock() - start
+            each.append(await bare(turn, names))
+            shares.append(other / each[-1])
+        took = median(each) / len(names) * 1e6
+        print(f"{host:10} {title:20} {took:8.2f}   {median(shares):.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", nargs="?", type=Path, default=Path(), metavar="DIR")
@@ -127,6 +224,11 @@ def main() -> None:
         info = anyio_uring.driver_info(folder)
         print(f"{info.file_system}, {len(material.small)} small files, {arguments.rounds} rounds")
         anyio.run(measure, material.small, arguments.rounds)
+        print(f"\n{TASKS} tasks, each file waited for once, all else for nothing: us, share")
+        for host, options in HOSTS.items():
+            if host != "asyncio" and not importlib.util.find_spec(host):
+                continue
+            anyio.run(measure_bare, host, material.small, arguments.rounds, **options)
 
 
 if __name__ == "__main__":

@@ -89,8 +89,12 @@ def test_floor_tells_what_the_calls_alone_take(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT.with_name("floor.py")), "--quick", "--rounds", "1"]
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    rows = done.stdout.splitlines()[2:]
-    assert [row[:20].strip() for row in rows] == ["read_bytes", "open + read + close", "stat"]
+    alone, tasks = done.stdout.split("\n\n")
+    titles = ["read_bytes", "open + read + close", "stat"]
+    assert [row[:20].strip() for row in alone.splitlines()[2:]] == titles
+    first = tasks.splitlines()[1:4]
+    assert [row[:11].strip() for row in first] == ["asyncio"] * 3
+    assert [row[11:31].strip() for row in first] == titles
     assert list(tmp_path.iterdir()) == []
 
 
