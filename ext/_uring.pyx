@@ -324,7 +324,7 @@ cdef class Meter:
     cdef object current_task    # dict or callable: loop -> task
     cdef object task_states     # AnyIO's WeakKeyDictionary.data: ref(task) -> state
     cdef object eager           # asyncio's tasks in a first step within another's; None: unknown
-    cdef Member cancel_scope
+    cdef Member cancel_scope, cancel_called, shield, parent_scope
     cdef object task_reference  # of the task seen last, and its state
     cdef object task_state
     cdef dict trio_locals       # Trio's variables of this thread: "task", "runner"
@@ -383,6 +383,9 @@ cdef class Meter:
         self.current_task = current_task
         self.task_states = task_states
         self.cancel_scope = Member("cancel_scope")
+        self.cancel_called = Member("_cancel_called")
+        self.shield = Member("_shield")
+        self.parent_scope = Member("_parent_scope")
 
     def watch_trio(self, runner, dict trio_locals not None):
         self.kind = 2
@@ -669,11 +672,11 @@ cdef class Meter:
             self.task_state = <object>found
         scope = self.cancel_scope.of(self.task_state)
         while scope is not None:
-            if scope._cancel_called:
+            if self.cancel_called.of(scope):
                 return False
-            if scope._shield:
+            if self.shield.of(scope):
                 return True
-            scope = scope._parent_scope
+            scope = self.parent_scope.of(scope)
         return True
 
     cdef bint look_trio(self) except -1:
