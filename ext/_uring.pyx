@@ -2623,8 +2623,8 @@ cdef enum:
     _ERRAND_STAT = 0
     _ERRAND_READ = 1
     _ERRAND_OPEN = 2
-    _BLOCK = 4096               # of memory for a file's content, which is used again
-    _BLOCKS_KEPT = 128
+    _ROOM = 4096                # bytes that a file's content is read into as it will be given,
+    _ROOMS_MAX = 256            # for so many questions at a time
     _AHEAD = 64                 # answers, each perhaps an open file, that wait to be handed out
     # With fewer, a helper that has stopped begins again: to be woken costs more than an errand
     _AHEAD_LEAST = 32
@@ -2661,8 +2661,8 @@ cdef struct errand_t:
     au_statx facts
     place_t place               # where it is, as far as that is known
     bint strange                # on a mount that helpers do not know
-    char *block                 # of _BLOCK bytes, or NULL
-    char *data                  # what has been read: `block`, or malloc's
+    char *room                  # of _ROOM bytes, or NULL
+    char *data                  # what has been read: in `room`, or malloc's
 
 
 cdef struct errands_t:
@@ -2676,8 +2676,6 @@ cdef struct crew_t:
     pthread_cond_t come         # there is something to run, or the end has come
     errands_t asked             # to be run
     errands_t done              # to be handed out
-    char *blocks                # free ones, each pointing to the next
-    int blocks_kept
     int helpers
     int sleeping                # of them
     int idle_seconds
@@ -2742,11 +2740,8 @@ cdef long run_read(errand_t *errand) noexcept nogil:
     if (errand.facts.stx_size >= <uint64_t>errand.limit
             or not may_read(errand.place.now, errand.place.local)):
         return _MISS
-    if size <= _BLOCK:
-        if errand.block == NULL:
-            errand.block = <char *>malloc(_BLOCK)
-        errand.data = errand.block
-    else:
+    errand.data = errand.room
+    if size > _ROOM or errand.room == NULL:
         errand.data = <char *>malloc(size)
     if errand.data == NULL:
         return _MISS
@@ -2776,16 +2771,6 @@ cdef errand_t *take_errand(errands_t *queue) noexcept nogil:
     return errand
 
 
-cdef errand_t *next_errand(crew_t *crew) noexcept nogil:
-    """To be run; with the mutex held."""
-    cdef errand_t *errand = take_errand(&crew.asked)
-    if errand != NULL and errand.kind == _ERRAND_READ and crew.blocks != NULL:
-        errand.block = crew.blocks
-        crew.blocks = (<char **>errand.block)[0]
-        crew.blocks_kept -= 1
-    return errand
-
-
 cdef bint has_work(crew_t *crew) noexcept nogil:
     """Without the mutex a guess."""
     return (au_load_acquire(&crew.asked.count) != 0
@@ -2806,7 +2791,7 @@ cdef void help_crew(crew_t *crew) noexcept nogil:
     cdef int late, _count
     pthread_mutex_lock(&crew.mutex)
     while not crew.ended:
-        errand = next_errand(crew) if has_work(crew) else NULL
+        errand = take_errand(&crew.asked) if has_work(crew) else NULL
         if errand != NULL:
             pthread_mutex_unlock(&crew.mutex)
             run_errand(crew, errand, True)
@@ -2864,6 +2849,7 @@ cdef class Errand:
 
     cdef errand_t errand
     cdef bytes path
+    cdef object content         # fresh bytes: the room for a file's
     cdef object waiter          # what wakes asyncio's task, or Trio's task; None: nobody waits
     cdef object context         # of asyncio's
     cdef object given           # the answer
@@ -2874,10 +2860,8 @@ cdef class Errand:
 
     def __dealloc__(self):
         self.close_file()
-        if self.errand.data != self.errand.block:
+        if self.errand.data != self.errand.room:
             free(self.errand.data)
-        if self.errand.block != NULL:
-            self.crew.keep_block(self.errand.block)
 
     # -- as tasks await it ------------------------------------------------------------------------
 
@@ -2985,6 +2969,7 @@ cdef class Errand:
         """What was found; MISS, or an error of the path walk as `open_now`."""
         cdef errand_t *errand = &self.errand
         cdef long result = errand.result
+        cdef PyObject *data
         cdef Handle handle
         if result < 0:
             return result
@@ -2993,7 +2978,12 @@ cdef class Errand:
             return stat_result(&errand.facts)
         if errand.kind == _ERRAND_READ:
             meter.hits += 1
-            return PyBytes_FromStringAndSize(errand.data, result)
+            if errand.data != errand.room:
+                return PyBytes_FromStringAndSize(errand.data, result)
+            data = <PyObject *>self.content
+            Py_INCREF(self.content)
+            self.content = None
+            return shortened(data, result)
         handle = new_handle(<int>result, errand.flags, &errand.facts, errand.place.now,
                             errand.place.local, meter)
         errand.result = _MISS       # it is the handle's now
@@ -3069,14 +3059,9 @@ cdef class Crew:
 
     def __dealloc__(self):
         # No helper is left: each holds a reference
-        cdef char *block
         self.drop_all()
         if self.crew.eventfd >= 0:
             au_close(self.crew.eventfd)
-        while self.crew.blocks != NULL:
-            block = self.crew.blocks
-            self.crew.blocks = (<char **>block)[0]
-            free(block)
 
     def serve_asyncio(self, loop not None, come, hire, over):
         self.come, self.hire, self.loop, self.over = come, hire, loop, over
@@ -3162,6 +3147,9 @@ cdef class Crew:
         errand.follow = follow
         errand.flags = flags
         errand.limit = min(_READ_MAX, self.meter.inline_max)
+        if kind == _ERRAND_READ and self.meter.crowd < _ROOMS_MAX:
+            owner.content = PyBytes_FromStringAndSize(NULL, _ROOM)
+            errand.room = PyBytes_AS_STRING(owner.content)
         errand.result = _MISS
         return owner
 
@@ -3178,16 +3166,6 @@ cdef class Crew:
             pthread_cond_signal(&self.crew.come)
         pthread_mutex_unlock(&self.crew.mutex)
         return 0
-
-    cdef void keep_block(self, char *block) noexcept:
-        pthread_mutex_lock(&self.crew.mutex)
-        if self.crew.blocks_kept < _BLOCKS_KEPT:
-            (<char **>block)[0] = self.crew.blocks
-            self.crew.blocks = block
-            self.crew.blocks_kept += 1
-            block = NULL
-        pthread_mutex_unlock(&self.crew.mutex)
-        free(block)
 
     # -- answering --------------------------------------------------------------------------------
 
@@ -3276,7 +3254,7 @@ cdef class Crew:
         with nogil:
             pthread_mutex_lock(&self.crew.mutex)
             for _count in range(self.own_most):
-                errand = next_errand(&self.crew)
+                errand = take_errand(&self.crew.asked)
                 if errand == NULL:
                     break
                 pthread_mutex_unlock(&self.crew.mutex)
