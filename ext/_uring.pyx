@@ -132,6 +132,7 @@ cdef extern from "pthread.h" nogil:
         pass
     int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
     int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_trylock(pthread_mutex_t *mutex)
     int pthread_mutex_unlock(pthread_mutex_t *mutex)
     int pthread_cond_init(pthread_cond_t *condition, void *attributes)
     int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, timespec *end)
@@ -2630,6 +2631,7 @@ cdef enum:
     _AHEAD_LEAST = 32
     # So far apart it looks for the next errand: what it looks at, the loop has to write
     _RELAX = 16
+    _TRIES = 200                # to have the mutex, before it is waited for
     _MISSES_RUN = 64            # answers without use after which the crew is not asked,
     _PAUSE = 1000               # so many times
     _IDLE_SECONDS = 2           # (as `Crew.idle_seconds`)
@@ -2684,6 +2686,20 @@ cdef struct crew_t:
     int eventfd
     place_t places[_PLACES]     # what stands there is never changed
     uint32_t known              # how many there are
+
+
+cdef void lock_crew(crew_t *crew) noexcept nogil:
+    """It is held for so short that to sleep until it is free takes longest."""
+    cdef int _count
+    for _count in range(_TRIES):
+        if pthread_mutex_trylock(&crew.mutex) == 0:
+            return
+        au_relax()
+    pthread_mutex_lock(&crew.mutex)
+
+
+cdef void unlock_crew(crew_t *crew) noexcept nogil:
+    pthread_mutex_unlock(&crew.mutex)
 
 
 cdef bint find_place(crew_t *crew, errand_t *errand) noexcept nogil:
@@ -2789,25 +2805,25 @@ cdef void help_crew(crew_t *crew) noexcept nogil:
     cdef int64_t end
     cdef timespec due
     cdef int late, _count
-    pthread_mutex_lock(&crew.mutex)
+    lock_crew(crew)
     while not crew.ended:
         errand = take_errand(&crew.asked) if has_work(crew) else NULL
         if errand != NULL:
-            pthread_mutex_unlock(&crew.mutex)
+            unlock_crew(crew)
             run_errand(crew, errand, True)
-            pthread_mutex_lock(&crew.mutex)
+            lock_crew(crew)
             put_errand(&crew.done, errand)
             if crew.armed:
                 crew.armed = False
                 au_eventfd_signal(crew.eventfd)
             continue
         # To be woken takes longer than most errands
-        pthread_mutex_unlock(&crew.mutex)
+        unlock_crew(crew)
         end = au_now() + _LOOK_NS
         while not is_worth_it(crew) and au_now() < end:
             for _count in range(_RELAX):
                 au_relax()
-        pthread_mutex_lock(&crew.mutex)
+        lock_crew(crew)
         if not is_worth_it(crew) and not crew.ended:
             clock_gettime(CLOCK_REALTIME, &due)
             due.tv_sec += crew.idle_seconds
@@ -2817,7 +2833,7 @@ cdef void help_crew(crew_t *crew) noexcept nogil:
             if late and crew.asked.first == NULL:
                 break
     crew.helpers -= 1
-    pthread_mutex_unlock(&crew.mutex)
+    unlock_crew(crew)
 
 
 @cython.final
@@ -3159,12 +3175,12 @@ cdef class Crew:
             self.coming = True
         Py_INCREF(owner)
         self.meter.crowd += 1
-        pthread_mutex_lock(&self.crew.mutex)
+        lock_crew(&self.crew)
         put_errand(&self.crew.asked, &owner.errand)
         if (self.crew.sleeping and self.crew.asked.count >= self.own_most
                 and is_worth_it(&self.crew)):
             pthread_cond_signal(&self.crew.come)
-        pthread_mutex_unlock(&self.crew.mutex)
+        unlock_crew(&self.crew)
         return 0
 
     # -- answering --------------------------------------------------------------------------------
@@ -3178,19 +3194,19 @@ cdef class Crew:
         cdef bint hires
         if self.crew.ended:
             return False
-        pthread_mutex_lock(&self.crew.mutex)
+        lock_crew(&self.crew)
         hires = self.crew.asked.count > self.own_most and self.crew.helpers < self.helpers_max
         if hires:
             self.crew.helpers += 1
-        pthread_mutex_unlock(&self.crew.mutex)
+        unlock_crew(&self.crew)
         if hires:
             self.begin_hire()
-        pthread_mutex_lock(&self.crew.mutex)
+        lock_crew(&self.crew)
         self.crew.armed = False
         done, asked = self.crew.done.count, self.crew.asked.count
         if self.crew.sleeping and asked > self.own_most and is_worth_it(&self.crew):
             pthread_cond_signal(&self.crew.come)
-        pthread_mutex_unlock(&self.crew.mutex)
+        unlock_crew(&self.crew)
         if self.signalled:          # not before: while it was armed, a helper might have followed
             self.signalled = False
             au_eventfd_drain(self.crew.eventfd)
@@ -3207,9 +3223,9 @@ cdef class Crew:
             hired = self.hire(self)
         finally:
             if not hired:
-                pthread_mutex_lock(&self.crew.mutex)
+                lock_crew(&self.crew)
                 self.crew.helpers -= 1
-                pthread_mutex_unlock(&self.crew.mutex)
+                unlock_crew(&self.crew)
         if not hired:
             self.helpers_max = 0
         return 0
@@ -3239,12 +3255,12 @@ cdef class Crew:
     cdef bint may_sleep(self) noexcept:
         """Whether all there is to do is in the helpers' hands, who signal it from now on."""
         cdef bint result
-        pthread_mutex_lock(&self.crew.mutex)
+        lock_crew(&self.crew)
         result = self.crew.done.first == NULL and self.crew.asked.first == NULL
         self.crew.armed = result and self.meter.crowd > 0
         if self.crew.armed:
             self.signalled = True
-        pthread_mutex_unlock(&self.crew.mutex)
+        unlock_crew(&self.crew)
         return result
 
     cdef void run_some(self) noexcept:
@@ -3252,17 +3268,17 @@ cdef class Crew:
         cdef errand_t *errand
         cdef int _count
         with nogil:
-            pthread_mutex_lock(&self.crew.mutex)
+            lock_crew(&self.crew)
             for _count in range(self.own_most):
                 errand = take_errand(&self.crew.asked)
                 if errand == NULL:
                     break
-                pthread_mutex_unlock(&self.crew.mutex)
+                unlock_crew(&self.crew)
                 run_errand(&self.crew, errand, False)
-                pthread_mutex_lock(&self.crew.mutex)
+                lock_crew(&self.crew)
                 put_errand(&self.crew.done, errand)
                 self.own += 1
-            pthread_mutex_unlock(&self.crew.mutex)
+            unlock_crew(&self.crew)
 
     cdef bint hand_out(self) except -1:
         """Whether there was anything."""
@@ -3276,9 +3292,9 @@ cdef class Crew:
                 # Its tasks run within this: one may run the loop itself, as notebooks do
                 self.come()
                 self.coming = True
-            pthread_mutex_lock(&self.crew.mutex)
+            lock_crew(&self.crew)
             errand = take_errand(&self.crew.done)
-            pthread_mutex_unlock(&self.crew.mutex)
+            unlock_crew(&self.crew)
             if errand == NULL:      # an inner turn has taken it
                 break
             if not count:
@@ -3380,10 +3396,10 @@ cdef class Crew:
 
     def end(self):
         """The loop has ended: nobody waits any more, and the helpers go."""
-        pthread_mutex_lock(&self.crew.mutex)
+        lock_crew(&self.crew)
         self.crew.ended = True
         pthread_cond_broadcast(&self.crew.come)
-        pthread_mutex_unlock(&self.crew.mutex)
+        unlock_crew(&self.crew)
         self.drop_all()
         self.meter.crew = None
         self.meter.crowd = 0
@@ -3406,11 +3422,11 @@ cdef class Crew:
         cdef errand_t *errand
         cdef Errand owner
         while True:
-            pthread_mutex_lock(&self.crew.mutex)
+            lock_crew(&self.crew)
             errand = take_errand(&self.crew.asked)
             if errand == NULL:
                 errand = take_errand(&self.crew.done)
-            pthread_mutex_unlock(&self.crew.mutex)
+            unlock_crew(&self.crew)
             if errand == NULL:
                 return
             owner = <Errand>errand.owner
