@@ -139,6 +139,9 @@ cdef extern from "pthread.h" nogil:
     int pthread_cond_signal(pthread_cond_t *condition)
     int pthread_cond_broadcast(pthread_cond_t *condition)
 
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
 cdef extern from "fcntl.h" nogil:
     const int AT_FDCWD
     const int F_SETFL
@@ -2642,7 +2645,7 @@ cdef enum:
     _OWN = 8                    # (as `Crew.own_most`)
     _ENTITLED_NS = 10_000       # for whoever has waited: about an open file's read and close
     _PLACES = 16                # mounts that helpers know
-    _LOOK_NS = 50_000           # how long a helper looks for the next errand before it sleeps
+    _LOOK_NS = 300_000          # how long a helper looks for the next errand before it sleeps
 
 
 cdef struct place_t:
@@ -2817,12 +2820,14 @@ cdef void help_crew(crew_t *crew) noexcept nogil:
                 crew.armed = False
                 au_eventfd_signal(crew.eventfd)
             continue
-        # To be woken takes longer than most errands
+        # To be woken takes longer than most errands, and to wake it longer than the loop's part in
+        # them.  So long, about, the loop takes for what is done when a helper stops.
         unlock_crew(crew)
         end = au_now() + _LOOK_NS
         while not is_worth_it(crew) and au_now() < end:
             for _count in range(_RELAX):
                 au_relax()
+            sched_yield()           # to whoever has something to do
         lock_crew(crew)
         if not is_worth_it(crew) and not crew.ended:
             clock_gettime(CLOCK_REALTIME, &due)
@@ -3045,7 +3050,6 @@ cdef class Crew:
     cdef object wake            # Trio's, of a task
     cdef object left            # what says to Trio that a task may be woken
     cdef bint coming
-    cdef bint in_vain           # there was nothing to hand out the last time
     cdef bint signalled         # the eventfd, perhaps
     cdef readonly int helpers_max
     cdef public int own_most            # errands that the loop runs in a turn with none to hand out
@@ -3186,7 +3190,7 @@ cdef class Crew:
     # -- answering --------------------------------------------------------------------------------
 
     def turn(self):
-        """Hand out what is done; if that is nothing, twice, run some errands in this thread.
+        """Hand out what is done; if that is nothing, run some errands in this thread before.
 
         :returns: whether it is to be called again in the next turn.  Otherwise the eventfd will say
         """
@@ -3210,9 +3214,9 @@ cdef class Crew:
         if self.signalled:          # not before: while it was armed, a helper might have followed
             self.signalled = False
             au_eventfd_drain(self.crew.eventfd)
-        if not done and asked and self.in_vain:
+        if not done and asked:
             self.run_some()
-        self.in_vain = not self.hand_out()
+        self.hand_out()
         self.coming = not self.may_sleep()
         return self.coming
 
@@ -3280,8 +3284,8 @@ cdef class Crew:
                 self.own += 1
             unlock_crew(&self.crew)
 
-    cdef bint hand_out(self) except -1:
-        """Whether there was anything."""
+    cdef int hand_out(self) except -1:
+        """What is done, for some time."""
         cdef errand_t *errand
         cdef int64_t begun = au_now(), left = self.meter.left
         cdef int count = 0
@@ -3308,7 +3312,7 @@ cdef class Crew:
                 left = max(self.meter.left, _ENTITLED_NS)
             self.meter.left = left
             self.hand_over(errand)
-        return count > 0
+        return 0
 
     cdef int hand_over(self, errand_t *errand) except -1:
         cdef Errand owner = <Errand>errand.owner
