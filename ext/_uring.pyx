@@ -2872,7 +2872,8 @@ cdef class Errand:
     cdef bytes path
     cdef object content         # fresh bytes: the room for a file's
     cdef object waiter          # what wakes asyncio's task, or Trio's task; None: nobody waits
-    cdef object context         # of asyncio's
+    cdef object context         # of asyncio's,
+    cdef object task_reference, task_state      # and what the meter has seen of it
     cdef object given           # the answer
     cdef object cancel_message  # of asyncio's, as a tuple; None: not cancelled
     cdef public bint _asyncio_future_blocking   # (its tasks look for this)
@@ -2922,17 +2923,19 @@ cdef class Errand:
 
     def add_done_callback(self, callback, *, context=None):
         """asyncio: the task has begun to wait."""
+        cdef Meter meter = self.crew.meter
         self.waiter, self.context = callback, context
+        self.task_reference, self.task_state = meter.task_reference, meter.task_state
 
     def cancel(self, msg=None):
         """asyncio: the task is cancelled; False: it has its answer already."""
-        callback, self.waiter = self.waiter, None
+        callback, context = self.waiter, self.context
+        self.forget()
         if callback is None:
             return False
         if self.crew.loop is None:
             raise RuntimeError("Event loop is closed")
         self.cancel_message = () if msg is None else (msg,)
-        context, self.context = self.context, None
         self.crew.loop.call_soon(callback, self, context=context)
         return True
 
@@ -2971,12 +2974,18 @@ cdef class Errand:
 
     def throw(self, error, value=None, traceback=None):
         """As of a coroutine."""
-        self.waiter = self.context = self.given = None
+        self.given = None
+        self.forget()
         raise error if value is None else value
 
     def close(self):
         """As of a coroutine."""
-        self.waiter = self.context = self.given = None
+        self.given = None
+        self.forget()
+
+    cdef void forget(self) noexcept:
+        """Nobody waits any more."""
+        self.waiter = self.context = self.task_reference = self.task_state = None
 
     # -- what it has found ------------------------------------------------------------------------
 
@@ -3331,7 +3340,10 @@ cdef class Crew:
 
     cdef int give(self, Errand owner) except -1:
         cdef object waiter = owner.waiter, context = owner.context
-        owner.waiter = owner.context = None
+        if owner.task_state is not None:    # it is to be looked at next
+            self.meter.task_reference = owner.task_reference
+            self.meter.task_state = owner.task_state
+        owner.forget()
         try:
             answer = owner.answer(self.meter)
         except MemoryError:
@@ -3434,7 +3446,7 @@ cdef class Crew:
             if errand == NULL:
                 return
             owner = <Errand>errand.owner
-            owner.waiter = owner.context = None
+            owner.forget()
             Py_DECREF(owner)
 
 
