@@ -31,6 +31,7 @@ __all__ = [
     "open_now",
     "open_plain",
     "open_quick",
+    "path_text",
     "plain_attributes",
     "pread_now",
     "read_now",
@@ -304,6 +305,7 @@ if TYPE_CHECKING or COMPILED:
         open_now,
         open_plain,
         open_quick,
+        path_text,
         plain_attributes,
         pread_now,
         read_now,
@@ -335,6 +337,7 @@ else:
     open_plain = _open_plain_portably
     close_quick = _close_quick_portably
     closes_quickly = _as_it_is
+    path_text = str
     remember = type
 
 

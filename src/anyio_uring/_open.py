@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 import stat
@@ -10,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Coroutine
 from functools import partial
+from io import DEFAULT_BUFFER_SIZE
 from operator import index
 from typing import IO, TYPE_CHECKING, Any, AnyStr, TypeAlias, overload
 
@@ -31,6 +31,7 @@ from ._handle import (
     open_now,
     open_plain,
     open_quick,
+    path_text,
     remember,
 )
 from ._modes import Mode, parse_mode
@@ -152,7 +153,7 @@ async def open_file(
     b'root'
     """
     if not (direct or write_behind):
-        path: Any = str(file) if type(file) is PATH else file
+        path: Any = path_text(file) if type(file) is PATH else file
         found: Any = open_plain(
             path,
             mode,
@@ -168,7 +169,9 @@ async def open_file(
         if found is not None:
             if type(found) is not Handle and type(found) is not int:
                 found = await found  # (here, in a crowd, one coroutine less)
-            return plain_file(found, path) if type(found) is Handle else await _plainly(found, path)
+            if type(found) is Handle:  # (as `plain_file`: to call it takes as long as its work)
+                return buffered_file(BufferedFile, found, path, default_buffer_size(found.blksize))
+            return await _plainly(found, path)
     buffering = index(buffering)
     parsed = check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     if direct:
@@ -211,7 +214,7 @@ def open_quickly(
     """The commonest call: a file that can be opened at once, or what opens it; None for another
     call, and nothing has happened.  A busy server is spared the way through all the checks.
     """
-    path: Any = str(file) if type(file) is PATH else file
+    path: Any = path_text(file) if type(file) is PATH else file
     found = open_plain(
         path, mode, buffering, encoding, errors, newline, closefd, opener, limiter, OPEN_COST_BYTES
     )
@@ -560,11 +563,17 @@ def new_file(
     return kinds[1](handle, name, mode.raw_name, limiter, new_buffer(buffer_size))
 
 
-def default_buffer_size(blksize: int) -> int:
-    """The buffer's size in bytes where none is asked for, as ``builtins.open`` chooses it."""
-    if sys.version_info >= (3, 14):
-        return max(min(blksize, 8 << 20), io.DEFAULT_BUFFER_SIZE)
-    return blksize if blksize > 1 else io.DEFAULT_BUFFER_SIZE
+if sys.version_info >= (3, 14):
+
+    def default_buffer_size(blksize: int) -> int:
+        """The buffer's size in bytes where none is asked for, as ``builtins.open`` chooses it."""
+        return max(min(blksize, 8 << 20), DEFAULT_BUFFER_SIZE)
+
+else:
+
+    def default_buffer_size(blksize: int) -> int:
+        """The buffer's size in bytes where none is asked for, as ``builtins.open`` chooses it."""
+        return blksize if blksize > 1 else DEFAULT_BUFFER_SIZE
 
 
 def wrap_file(

@@ -15,7 +15,7 @@ import anyio
 from . import _path_jobs
 from ._arguments import text_encoding
 from ._entries import Children, names
-from ._handle import ask_read, ask_stat, read_quick, stat_quick
+from ._handle import ask_read, ask_stat, path_text, read_quick, stat_quick
 from ._listing import Listing
 from ._open import OPEN_COST_BYTES, open_file
 from ._path_jobs import is_anything, is_kind
@@ -93,7 +93,7 @@ class Path(anyio.Path):
         >>> anyio.run(main)
         True
         """
-        text = str(self._path)
+        text = path_text(self._path)
         found: os.stat_result | int | None = stat_quick(text, follow_symlinks, STAT_COST_BYTES)
         if found is None and (asked := ask_stat(text, follow_symlinks)) is not None:
             found = await asked
@@ -103,41 +103,41 @@ class Path(anyio.Path):
 
     async def lstat(self) -> os.stat_result:
         """As :meth:`pathlib.Path.lstat`: of a symlink itself."""
-        text = str(self._path)
+        text = path_text(self._path)
         found = stat_quick(text, False, STAT_COST_BYTES)
         return found or await facts(text, False, self._limiter)
 
     async def exists(self, *, follow_symlinks: bool = True) -> bool:
         """As :meth:`pathlib.Path.exists`; `follow_symlinks` also where Python has it not yet."""
-        return await is_kind(str(self._path), is_anything, follow_symlinks, self._limiter)
+        return await is_kind(path_text(self._path), is_anything, follow_symlinks, self._limiter)
 
     async def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """As :meth:`pathlib.Path.is_dir`."""
-        return await is_kind(str(self._path), stat.S_ISDIR, follow_symlinks, self._limiter)
+        return await is_kind(path_text(self._path), stat.S_ISDIR, follow_symlinks, self._limiter)
 
     async def is_file(self, *, follow_symlinks: bool = True) -> bool:
         """As :meth:`pathlib.Path.is_file`."""
-        return await is_kind(str(self._path), stat.S_ISREG, follow_symlinks, self._limiter)
+        return await is_kind(path_text(self._path), stat.S_ISREG, follow_symlinks, self._limiter)
 
     async def is_symlink(self) -> bool:
         """As :meth:`pathlib.Path.is_symlink`."""
-        return await is_kind(str(self._path), stat.S_ISLNK, False, self._limiter)
+        return await is_kind(path_text(self._path), stat.S_ISLNK, False, self._limiter)
 
     async def is_socket(self) -> bool:
         """As :meth:`pathlib.Path.is_socket`."""
-        return await is_kind(str(self._path), stat.S_ISSOCK, True, self._limiter)
+        return await is_kind(path_text(self._path), stat.S_ISSOCK, True, self._limiter)
 
     async def is_fifo(self) -> bool:
         """As :meth:`pathlib.Path.is_fifo`."""
-        return await is_kind(str(self._path), stat.S_ISFIFO, True, self._limiter)
+        return await is_kind(path_text(self._path), stat.S_ISFIFO, True, self._limiter)
 
     async def is_block_device(self) -> bool:
         """As :meth:`pathlib.Path.is_block_device`."""
-        return await is_kind(str(self._path), stat.S_ISBLK, True, self._limiter)
+        return await is_kind(path_text(self._path), stat.S_ISBLK, True, self._limiter)
 
     async def is_char_device(self) -> bool:
         """As :meth:`pathlib.Path.is_char_device`."""
-        return await is_kind(str(self._path), stat.S_ISCHR, True, self._limiter)
+        return await is_kind(path_text(self._path), stat.S_ISCHR, True, self._limiter)
 
     async def samefile(self, other_path: str | os.PathLike[str]) -> bool:
         """As :meth:`pathlib.Path.samefile`.
@@ -214,7 +214,7 @@ class Path(anyio.Path):
 
         :raises OSError: as :func:`open` and read(2)
         """
-        text = str(self._path)
+        text = path_text(self._path)
         data: bytes | int | None = read_quick(text, OPEN_COST_BYTES)
         if data is None and (asked := ask_read(text)) is not None:
             data = await asked
