@@ -21,7 +21,7 @@ class Loud(type(pathlib.Path())):  # type: ignore[misc]
     ("make", "text"),
     [
         (lambda: pathlib.Path("file"), "file"),
-        (lambda: pathlib.Path(), "."),
+        (pathlib.Path, "."),
         (lambda: pathlib.PurePosixPath("file"), "file"),
         (lambda: Loud("file"), "FILE"),
         (lambda: "file", "file"),
