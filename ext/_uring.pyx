@@ -281,11 +281,11 @@ cdef class Member:
     """An attribute of other people's objects, read at the place that ``__slots__`` has given it.
 
     `getattr` takes 15 ns, and the gate would call it several times in a read of 250.  It does so
-    where the attribute is no slot.
+    where the attribute is no slot, and for objects of another class than the first one seen.
     """
 
     cdef object name
-    cdef PyObject *cls          # of the objects seen last (compared only)
+    cdef object cls             # of the objects seen first
     cdef Py_ssize_t offset      # 0: no slot
 
     def __cinit__(self, name):
@@ -296,16 +296,17 @@ cdef class Member:
         return getattr(owner, self.name) if value == NULL else <object>value
 
     cdef inline PyObject *kept(self, object owner) except? NULL:
-        """What the slot holds, borrowed; NULL: nothing, or it is no slot."""
-        if Py_TYPE(<PyObject *>owner) != self.cls:
+        """What the slot holds, borrowed; NULL: ask for it."""
+        if type(owner) is not self.cls:
+            if self.cls is not None:
+                return NULL
             self.learn(type(owner))
         return (<PyObject **>(<char *><PyObject *>owner + self.offset))[0] if self.offset else NULL
 
     cdef int learn(self, cls) except -1:
         from types import MemberDescriptorType
         slot = getattr(cls, self.name, None)
-        self.cls = <PyObject *>cls
-        self.offset = 0
+        self.cls = cls
         if (type(slot) is MemberDescriptorType
                 and (<PyMemberDescrObject *>slot).d_member.type == _T_OBJECT_EX):
             self.offset = (<PyMemberDescrObject *>slot).d_member.offset
@@ -3351,7 +3352,9 @@ cdef class Crew:
             if owner.waiter is not None:
                 self.give(owner)
             else:
-                owner.close_file()  # now: a traceback may hold on to whoever has waited
+                # Now: a traceback may hold on to whoever has waited
+                owner.close_file()
+                owner.content = None
         return 0
 
     cdef int give(self, Errand owner) except -1:
@@ -3364,6 +3367,7 @@ cdef class Crew:
             answer = owner.answer(self.meter)
         except MemoryError:
             answer = _MISS          # the task will meet it again
+        owner.content = None        # (a traceback may hold on to whoever has waited)
         if type(answer) is not int or answer != _MISS:
             self.misses = 0
         else:

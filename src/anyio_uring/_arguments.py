@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import suppress
-from inspect import iscoroutinefunction
+from functools import partial
+from inspect import isasyncgenfunction, iscoroutinefunction
 from operator import index
 from typing import Any
 
@@ -93,7 +94,11 @@ def check_progress(progress: Any) -> None:
         return
     if not callable(progress):
         raise TypeError(f"progress must be callable, not {type(progress).__name__!r}")
-    if iscoroutinefunction(progress):
+    function = progress
+    while isinstance(function, partial):
+        function = function.func
+    asked = (function, type(function).__call__)
+    if any(iscoroutinefunction(one) or isasyncgenfunction(one) for one in asked):
         raise TypeError("progress is called and not awaited: an async function will not do")
 
 

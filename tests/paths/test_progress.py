@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -24,9 +24,20 @@ async def tell(*now: int) -> None:
     """As somebody writes it who awaits everything."""
 
 
+async def generate(*now: int) -> AsyncIterator[int]:
+    """As somebody writes it who has left a `yield`."""
+    yield 1
+
+
 class Told:
     async def tell(self, *now: int) -> None:
         pass
+
+    async def __call__(self, *now: int) -> None:
+        pass
+
+
+REFUSED = "progress is called and not awaited: an async function will not do"
 
 
 @pytest.mark.parametrize("function", [copy_file, copy_tree, remove_tree])
@@ -34,11 +45,14 @@ class Told:
     ("progress", "message"),
     [
         (1, "progress must be callable, not 'int'"),
-        (tell, "progress is called and not awaited: an async function will not do"),
-        (Told().tell, "progress is called and not awaited: an async function will not do"),
-        (partial(tell, 1), "progress is called and not awaited: an async function will not do"),
+        (tell, REFUSED),
+        (Told().tell, REFUSED),
+        (partial(tell, 1), REFUSED),
+        (Told(), REFUSED),
+        (partial(Told(), 1), REFUSED),
+        (generate, REFUSED),
     ],
-    ids=["number", "function", "method", "partial"],
+    ids=["number", "function", "method", "partial", "object", "partial-object", "generator"],
 )
 async def test_nothing_is_done_without_a_callback(
     tmp_path: pathlib.Path,

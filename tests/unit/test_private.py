@@ -480,3 +480,25 @@ def test_nothing_private_is_used_anywhere_else() -> None:
                 "_wrapped_cls",
             ):
                 assert name not in text, f"{path.name} uses {name}"
+
+
+def test_scopes_of_another_class_are_seen_as_they_are() -> None:
+    """Of AnyIO's own class the gate knows where the slots are; here they are elsewhere."""
+
+    class Scope(backend.CancelScope):
+        __slots__ = ("_shield",)
+
+    async def main() -> None:
+        async with await anyio_uring.open_file(__file__, "rb", 0) as file:
+            with anyio.CancelScope():
+                assert await file.pread(1, 0) == b'"'  # now it knows
+                with anyio.CancelScope() as outer, Scope(shield=True) as inner:
+                    outer.cancel()
+                    assert await file.pread(1, 0) == b'"'
+                    inner.shield = False
+                    vars(backend.CancelScope)["_shield"].__set__(inner, True)  # who would look?
+                    await file.pread(1, 0)
+                    pytest.fail("not cancelled")
+                assert outer.cancelled_caught
+
+    anyio.run(main, backend="asyncio")
