@@ -44,9 +44,10 @@ HOP_SECONDS = 50e-3
 # The same where a disk is waited for, by more threads: others want some, too.
 COLD_HOP_SECONDS = 5e-3
 # So many files at a time, by so many threads, while files are in memory: the last one to be ready
-# is not far behind, and while two processors are at the files a third thread makes objects.
-WARM_FILES = 256
-WARM_CHUNKS = 3
+# is not far behind, and where there is a processor for it, a third thread makes objects while two
+# are at the files.
+WARM_FILES = 512
+WARM_CHUNKS = min(max(os.cpu_count() or 1, 2), 3)
 # The same where a disk is waited for.
 COLD_FILES = 16
 COLD_CHUNKS = 24
