@@ -407,11 +407,14 @@ async def test_threads_end_behind_a_part_that_ended_early() -> None:
     assert [len(parts.results), parts.results.count(b""), parts.left()] == [5000, 16, 0]
 
 
-async def test_what_is_left_of_big_parts_is_shared_out_on_a_disk() -> None:
+async def test_what_is_left_of_big_parts_is_shared_out_on_a_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def find(paths: Any) -> Found:
         sizes.append(len(paths))
         return Found([b""] * min(len(paths), 16), [], cold=True)
 
+    monkeypatch.setattr(_batch, "WARM_CHUNKS", 3)  # on two processors fewer
     sizes: list[int] = []
     parts = _Parts(["name"] * 600, find, until_odd=False)
     parts.take_some()
