@@ -242,6 +242,28 @@ async def test_it_gathers_in_the_line_for_the_allowance(tree: pathlib.Path) -> N
         await crowd(work)
 
 
+async def test_more_readers_at_a_time_than_are_given_room(always: None, tree: pathlib.Path) -> None:
+    names = ["empty", "small", "block-1", "block", "block+1"]
+    contents = {name: (tree / name).read_bytes() for name in names}
+    found: list[tuple[str, bytes]] = []
+
+    async def read(name: str) -> None:
+        found.append((name, await Path(tree / name).read_bytes()))
+
+    await Path(tree / "small").read_bytes()  # its mount is known now
+    crew = current_runtime().gate.crew()
+    assert crew is not None
+    await crew.read(os.fsencode(tree / "small"))
+    missed = crew.missed
+    async with anyio.create_task_group() as group:
+        for number in range(600):
+            group.start_soon(read, names[number % len(names)])
+    assert len(found) == 600
+    for name, data in found:
+        assert data == contents[name]
+    assert crew.missed == missed
+
+
 async def test_everybody_gets_his_answer(always: None, tree: pathlib.Path) -> None:
     contents = {name: (tree / name).read_bytes() for name in SIZES}
     done = []
