@@ -275,61 +275,83 @@ class _Parts:
 
 
 def _raise_first(news: list[tuple[int, Any]]) -> None:
+    """If there is an error among them, raise it, and nothing is left of the others."""
     for _, result in news:
         if isinstance(result, OSError):
-            raise result
+            close_left(news)
+            news.clear()
+            try:
+                raise result
+            finally:
+                del result  # which holds this frame by its traceback
 
 
-async def _spread(hop: Callable[[], Awaitable[None]], parts: _Parts) -> None:
-    """Make hops, some at once, until all parts are done; the first failure is raised bare.
+class _Hops:
+    """Hops that are made at once, by tasks of a group.  (No closures, which would hold each other,
+    and the results, until they are collected.)
 
     Big parts on few threads, which is best while everything is in memory; when one shows that
     it is not, small ones on many, since a disk wants many questions at once.
+
+    :ivar over: all tasks have come to their end
+    :ivar torn: one was cancelled
     """
-    failures: list[Exception] = []
-    cold = False
-    at_work = 0
-    torn = False
-    over = anyio.Event()
 
-    def start(most: int) -> None:
-        nonlocal at_work
-        for _ in range(min(most, parts.left())):
-            at_work += 1
-            group.start_soon(work)
+    def __init__(
+        self, hop: Callable[[], Awaitable[None]], parts: _Parts, group: anyio.abc.TaskGroup
+    ) -> None:
+        self.failures: list[Exception] = []
+        self.torn = False
+        self.over = anyio.Event()
+        self._hop = hop
+        self._parts = parts
+        self._group = group
+        self._cold = False
+        self._at_work = 0
 
-    async def work() -> None:
-        nonlocal at_work, cold, torn
+    def start(self, most: int) -> None:
+        for _ in range(min(most, self._parts.left())):
+            self._at_work += 1
+            self._group.start_soon(self._work)
+        if not self._at_work:
+            self.over.set()
+
+    async def _work(self) -> None:
         try:
-            while parts.left():
-                await hop()
-                if parts.cold and not cold:
-                    cold = True
-                    start(COLD_CHUNKS - WARM_CHUNKS)
-        except Exception as error:  # noqa: BLE001  # raised below, without a group around it
-            failures.append(error)
-            group.cancel_scope.cancel()
+            while self._parts.left():
+                await self._hop()
+                if self._parts.cold and not self._cold:
+                    self._cold = True
+                    self.start(COLD_CHUNKS - WARM_CHUNKS)
+        except Exception as error:  # noqa: BLE001  # raised by `_spread`, without a group around it
+            self.failures.append(error)
+            self._group.cancel_scope.cancel()
         except BaseException:
-            torn = True
+            self.torn = True
             raise
         finally:
-            at_work -= 1
-            if not at_work:
-                over.set()
+            self._at_work -= 1
+            if not self._at_work:
+                self.over.set()
 
+
+async def _spread(hop: Callable[[], Awaitable[None]], parts: _Parts) -> None:
+    """Make hops, some at once, until all parts are done; the first failure is raised bare."""
     try:
         async with anyio.create_task_group() as group:
-            start(WARM_CHUNKS)
+            hops = _Hops(hop, parts, group)
+            hops.start(WARM_CHUNKS)
             try:
-                if at_work:
-                    await over.wait()
+                await hops.over.wait()
             finally:
                 parts.give_up()  # those who work hear of a cancellation when their thread is back
     except BaseExceptionGroup as errors:
         raise first_of(errors) from None  # an interrupt
-    if failures:
-        raise failures[0]
-    if torn:  # and not by the caller's scope, which has raised something by now
+    if hops.failures:
+        parts.results.clear()  # it may be among them, and holds them by its traceback
+        del hops.failures[1:]
+        raise hops.failures.pop()
+    if hops.torn:  # and not by the caller's scope, which has raised something by now
         raise RuntimeError("a task of this call has been cancelled by itself")
 
 
@@ -539,6 +561,7 @@ class _Files(Generic[P]):
                 paths = paths[len(found) :]
                 self._held += sum(map(_held_by, found))
                 self._news.set()
+                del found  # those who read ahead may wait long for room
             if behind is not None:
                 self._held += ITEM_BYTES
                 chunk.items.append(behind)

@@ -202,7 +202,9 @@ class Errand(Generic[T]):
     def __call__(self) -> None:
         if self._abandoned:
             return
-        result = self._function()
+        function = self._function
+        del self._function  # the thread may still hold us when the task goes on
+        result = function()
         if not self._keep(result):
             self._discard(result)
 

@@ -68,12 +68,15 @@ class _InThread:
             self._finish()
 
     def __call__(self) -> None:
+        function = self._function
+        del self._function  # the thread may still hold us when the task goes on
         try:
-            self._function()
+            function()
         except BaseException as error:  # noqa: BLE001  # the task raises it
             # (without this frame, which holds us, who hold the error)
             trace = error.__traceback__
             self.error = error.with_traceback(trace and trace.tb_next)
+        del function
         if self._landing is None or not self._landing.land():
             self._host.call_soon(self._finish)
 
