@@ -24,7 +24,7 @@ from cpython.unicode cimport PyUnicode_FindChar, PyUnicode_GET_LENGTH, PyUnicode
 from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
-from libc.string cimport memchr, memcpy, memmove, memset
+from libc.string cimport memchr, memcpy, memmove, memset, strncmp, strrchr
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.uio cimport iovec
 
@@ -38,12 +38,12 @@ from abi cimport (
     AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT,
     AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
     AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_PROBE, AU_RESOLVE_CACHED,
-    AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
-    AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
-    AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
-    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent,
-    au_getevents_arg, au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp,
-    au_timespec,
+    AU_RESOLVE_NO_XDEV, AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN,
+    AU_SETUP_CQSIZE, AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER,
+    AU_SETUP_SUBMIT_ALL, AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN,
+    AU_STATX_BASIC_STATS, AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe,
+    au_dirent, au_getevents_arg, au_open_how, au_params, au_probe, au_sqe, au_statx,
+    au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
     AU_PIECE, au_attributes, au_clone, au_close, au_close_copy, au_enter, au_eventfd,
@@ -113,6 +113,8 @@ cdef extern from "Python.h":
     PyObject *PyMethod_GET_SELF(object method)
     int PySys_Audit(const char *event, const char *format, ...) except -1
     int PyUnicode_CompareWithASCIIString(object text, const char *ascii)
+    bint PyUnicode_IS_ASCII(object text)
+    const char *PyUnicode_AsUTF8(object text) except NULL
 
 cdef extern from "errno.h" nogil:
     const int EACCES, EAGAIN, EALREADY, EBADR, EBUSY, ECANCELED, EINTR, EINVAL, EISDIR, ELOOP
@@ -2034,7 +2036,7 @@ cdef object classify = None
 
 
 def set_classifier(function):
-    """Register ``function(mount_id, dev_major, dev_minor) -> (fs_type, now, local)``.
+    """Register ``function(mount_id, dev_major, dev_minor) -> (fs_type, now, local, whole)``.
 
     Called once for each mount that files are opened on; `mount_id` is -1 before Linux 5.8.
     """
@@ -2048,7 +2050,7 @@ def forget_mounts():
 
 
 cdef object mount_facts(int fd, au_statx *facts):
-    """(fs_type, now, local) of the mount that `fd` is on.
+    """(fs_type, now, local, whole) of the mount that `fd` is on, as `_mounts.classify`.
 
     The key must never come to mean another mount: unique mount ids (6.8) are not reused; the
     device number of a block device stays local storage whatever is mounted from it; anonymous
@@ -2095,7 +2097,7 @@ def directory_stamp(path):
 
 
 cdef object facts_tuple(int fd, au_statx *facts):
-    fs_type, now, local = mount_facts(fd, facts)
+    fs_type, now, local, _ = mount_facts(fd, facts)
     return facts.stx_mode, facts.stx_blksize, facts.stx_size, fs_type, now, local
 
 
@@ -3548,6 +3550,9 @@ cdef enum:
     _READ_CLASS = 7             # of the pool: the memory that files are read into
     _READ_CLASS_FEW = 5         # the same where there are no more than so many
     _FEW = 32
+    _SLASH = 47
+    _RUN = 8                    # paths in the same directory for which that is opened
+    _DIRECTORY_MAX = 512        # bytes of its name
     _PIECES_MAX = 5             # with which objects are made of as much
     _PIECES_OBJECT = 512        # the smallest that Python asks malloc for
     _OBJECT_EXTRA = 48          # what bytes take besides their content
@@ -3555,20 +3560,37 @@ cdef enum:
 
 
 cdef const char **c_paths(list paths, list encoded) except NULL:
-    """The paths as the kernel wants them; `encoded` keeps what they point to."""
+    """The paths as the kernel wants them, for as long as `paths` and `encoded` live.
+
+    ASCII is what it is in every encoding of file names, and already there in a str.
+    """
     cdef Py_ssize_t index, count = len(paths)
     cdef const char **result = <const char **>malloc((count + 1) * sizeof(char *))
     if result == NULL:
         raise MemoryError
     try:
-        for path in paths:
-            encoded.append(PyUnicode_EncodeFSDefault(path) if isinstance(path, unicode) else path)
         for index in range(count):
-            result[index] = PyBytes_AsString(encoded[index])
+            path = paths[index]
+            if isinstance(path, unicode):
+                if PyUnicode_IS_ASCII(path):
+                    result[index] = PyUnicode_AsUTF8(path)
+                    continue
+                path = PyUnicode_EncodeFSDefault(path)
+                encoded.append(path)
+            result[index] = PyBytes_AsString(path)
     except BaseException:
         free(result)
         raise
     return result
+
+
+def are_plain(list paths not None):
+    """Whether all of them are str, and none a subclass, without a null character."""
+    for path in paths:
+        if type(path) is not unicode or PyUnicode_FindChar(
+                path, 0, 0, PyUnicode_GET_LENGTH(path), 1) != -1:
+            return False
+    return True
 
 
 cdef object path_error(long outcome, path):
@@ -3648,8 +3670,88 @@ cdef size_t find_room(Contents *all) noexcept nogil:
     return min(all.size, all.limit) - all.used
 
 
-cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil:
-    """All of a regular file.
+# A directory that some paths in a row are in.  Looked up from there they are found sooner, and what
+# is found is known to be on its mount.
+cdef struct Directory:
+    const char *path        # one of those in it; NULL: none was
+    size_t size             # of the part that names the directory, with its slash
+    long fd                 # with O_PATH; -1: it does not serve
+    au_statx facts
+
+
+# The whole mount (see `_mounts.classify`), by its unique id, that was met last.
+cdef uint64_t whole_mount = 0
+
+
+cdef const char *name_in(Directory *directory, const char *path) noexcept nogil:
+    """What comes behind this directory in a path; NULL: it does not lead there."""
+    if directory.path == NULL or strncmp(path, directory.path, directory.size):
+        return NULL
+    return path + directory.size
+
+
+cdef void leave_directory(Directory *directory) noexcept nogil:
+    """Its paths are looked up whole from now on."""
+    if directory.fd >= 0:
+        au_close(<int>directory.fd)
+    directory.fd = -1
+
+
+cdef void enter_directory(Directory *directory, const char **paths,
+                          Py_ssize_t count) noexcept nogil:
+    """That of the first path, if several in a row are in it."""
+    cdef const char *slash = strrchr(paths[0], _SLASH)
+    cdef char name[_DIRECTORY_MAX]
+    leave_directory(directory)
+    directory.path = NULL
+    if slash == NULL or count < _RUN or slash - paths[0] + 1 >= _DIRECTORY_MAX:
+        return
+    directory.path, directory.size = paths[0], slash - paths[0] + 1
+    if name_in(directory, paths[_RUN - 1]) == NULL:
+        directory.path = NULL
+        return
+    memcpy(name, directory.path, directory.size)
+    name[directory.size] = 0
+    directory.fd = au_open(name, O_PATH | O_CLOEXEC)
+    if directory.fd >= 0 and (
+            au_statx_call(<int>directory.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                          AU_STATX_BASIC_STATS | AU_STATX_MNT_ID_UNIQUE, &directory.facts) < 0
+            or not directory.facts.stx_mask & AU_STATX_MNT_ID_UNIQUE):
+        leave_directory(directory)
+
+
+cdef int learn_mount(Directory *directory) except -1:
+    """With the interpreter's lock: find out about the mount of a directory that was not known."""
+    global whole_mount
+    if directory.fd >= 0 and directory.facts.stx_mnt_id != whole_mount:
+        if mount_facts(<int>directory.fd, &directory.facts)[3]:
+            whole_mount = directory.facts.stx_mnt_id
+        else:
+            leave_directory(directory)
+    return 0
+
+
+cdef const char *name_from(Directory *directory, const char **paths,
+                           Py_ssize_t count) noexcept nogil:
+    """What the first path is in its directory, if that serves; else NULL."""
+    if name_in(directory, paths[0]) == NULL:
+        enter_directory(directory, paths, count)
+    if directory.fd < 0 or directory.facts.stx_mnt_id != whole_mount:
+        return NULL
+    return name_in(directory, paths[0])
+
+
+cdef long open_in(Directory *directory, const char *name) noexcept nogil:
+    cdef au_open_how how
+    memset(&how, 0, sizeof(how))
+    how.flags = <uint64_t>(O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    how.resolve = AU_RESOLVE_NO_XDEV
+    return au_openat2(<int>directory.fd, name, &how)
+
+
+cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, Contents *all,
+                   Content *one) noexcept nogil:
+    """All of a regular file, the first of these paths.
 
     Opened with O_NONBLOCK, which says nothing to a regular file: a FIFO does not make the files
     behind it wait for its writer, and is opened but once.  pread(2) refuses FIFOs and terminals, so
@@ -3657,9 +3759,17 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
     """
     cdef au_statx facts
     cdef size_t room
-    cdef long count, fd = -EINTR
-    while fd == -EINTR:     # as os.open
-        fd = au_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    cdef const char *name = name_from(directory, paths, count)
+    cdef long got, fd = -EINTR if name == NULL else open_in(directory, name)
+    # On a mount that is known, a read of a regular file stops short at the end, or before a page
+    # that cannot be read.  What is none refuses RWF_NOWAIT, or is a device without an end.
+    cdef bint known = fd >= 0, ends = False
+    if fd < 0:
+        fd = -EINTR
+        while fd == -EINTR:     # as os.open
+            fd = au_open(paths[0], O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+        if name != NULL and fd >= 0:
+            leave_directory(directory)  # another by now, or one that leads to other mounts
     one.outcome, one.special, one.skipped, one.full, one.start = fd, False, False, False, all.used
     if fd < 0:
         one.skipped = fd == -EAGAIN     # a lease
@@ -3670,11 +3780,19 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
             one.full = all.before + one.start > 0
             one.skipped = not one.full
             break
-        count = au_pread(fd, all.memory + all.used, room, all.used - one.start)
-        if count > 0:
-            all.used += count   # short or not, the end is where nothing comes any more
-        elif count != -EINTR:
-            one.outcome = count if count < 0 else <long>(all.used - one.start)
+        got = -EAGAIN
+        if known and all.used == one.start:
+            got = au_preadv2(fd, all.memory + all.used, room, 0, AU_RWF_NOWAIT)
+            ends = got > 0
+        if got < 0:
+            got = au_pread(fd, all.memory + all.used, room, all.used - one.start)
+        if got > 0:
+            all.used += got
+        if got == 0 or (ends and 0 < got < <long>room and (all.used - one.start) % _PAGE_LEAST):
+            one.outcome = <long>(all.used - one.start)
+            break
+        if got < 0 and got != -EINTR:
+            one.outcome = got
             break
     if (one.outcome <= 0 and not one.skipped and not one.full and
             au_statx_call(fd, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, &facts) == 0 and
@@ -3687,8 +3805,9 @@ cdef void read_one(const char *path, Contents *all, Content *one) noexcept nogil
     au_close(fd)
 
 
-cdef Py_ssize_t read_some(const char **names, Py_ssize_t first, Py_ssize_t count, Contents *all,
-                          Content *found, bint *cold) noexcept nogil:
+cdef Py_ssize_t read_some(const char **paths, Py_ssize_t first, Py_ssize_t count,
+                          Directory *directory, Contents *all, Content *found,
+                          bint *cold) noexcept nogil:
     """Files from the first one on, until the memory is used up, or it waits for a disk: how far it
     came.
     """
@@ -3697,7 +3816,7 @@ cdef Py_ssize_t read_some(const char **names, Py_ssize_t first, Py_ssize_t count
     cdef bint full = False
     while (index < count and not full and not cold[0]
            and (index == first or all.used + _READ_STEP <= all.size)):
-        read_one(names[index], all, &found[index])
+        read_one(paths + index, count - index, directory, all, &found[index])
         full = found[index].full
         index += 1
         if (index - first) % _FILES_PER_LOOK == 0:
@@ -3751,6 +3870,8 @@ def read_many(list paths not None, size_t limit, left):
     cdef const char **names = c_paths(paths, encoded)
     cdef Content *found = <Content *>malloc((count + 1) * sizeof(Content))
     cdef Contents all
+    cdef Directory directory
+    directory.path, directory.fd = NULL, -1
     memset(&all, 0, sizeof(all))
     memset(&pieces, 0, sizeof(pieces))
     all.limit = limit
@@ -3761,8 +3882,9 @@ def read_many(list paths not None, size_t limit, left):
         all.size = <size_t>_ALIGNMENT << number
         while read < count:
             with nogil:
-                read = read_some(names, read, count, &all, found, &cold)
+                read = read_some(names, read, count, &directory, &all, found, &cold)
                 take_pieces(&pieces, all.used + _OBJECT_EXTRA * (read - made), read - made)
+            learn_mount(&directory)
             used = 0
             for index in range(made, read):
                 if found[index].full:
@@ -3792,6 +3914,7 @@ def read_many(list paths not None, size_t limit, left):
         raise
     finally:
         free_pieces(&pieces, SIZE_MAX)
+        leave_directory(&directory)
         free(names)
         free(found)
         if all.memory != all.block:

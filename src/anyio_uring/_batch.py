@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 import anyio
 
 from ._errors import first_of
-from ._many import Found, Left, read_chunk, stat_chunk
+from ._many import Found, Left, name_of, names_of, read_chunk, refuse_one, stat_chunk
 from ._open import open_file
 from ._runtime import Runtime, current_runtime
 from ._whole import read_waiting
@@ -100,7 +100,7 @@ async def stat_files(
     >>> anyio.run(main)
     ['stat_result', 'FileNotFoundError']
     """
-    names = _names(paths)
+    names = names_of(paths)
     runtime = await _begin()
     parts = _Parts(
         names, lambda paths: stat_chunk(paths, follow_symlinks), until_odd=not return_exceptions
@@ -146,7 +146,7 @@ async def read_files(
     >>> anyio.run(main)
     [b'root', b'root']
     """
-    names = _names(paths)
+    names = names_of(paths)
     runtime = await _begin()
     parts = _Parts(
         names, lambda paths: read_chunk(paths, CHUNK_BYTES), until_odd=not return_exceptions
@@ -170,27 +170,6 @@ async def _begin() -> Runtime:
     runtime = current_runtime()
     await runtime.gate.admit()
     return runtime
-
-
-def _names(paths: Iterable[StrOrBytesPath]) -> list[AnyPath]:
-    """The paths as `os` takes them, after the checks that need no kernel."""
-    _refuse_one(paths)
-    return [
-        path if type(path) is str and "\0" not in path else _name(path)  # most are
-        for path in paths
-    ]
-
-
-def _refuse_one(paths: Any) -> None:
-    if isinstance(paths, str | bytes | os.PathLike):
-        raise TypeError(f"expected an iterable of paths, not one path: {paths!r}")
-
-
-def _name(path: StrOrBytesPath) -> AnyPath:
-    name = os.fspath(path)
-    if ("\0" if isinstance(name, str) else b"\0") in name:  # type: ignore[operator]
-        raise ValueError("embedded null byte")
-    return name
 
 
 class _Parts:
@@ -427,7 +406,7 @@ def iter_files(
     """
     if bytes_ahead_max < AHEAD_MIN:
         raise ValueError(f"bytes_ahead_max must be at least {AHEAD_MIN}")
-    _refuse_one(paths)
+    refuse_one(paths)
     return _Files(paths, ordered, bytes_ahead_max)
 
 
@@ -512,7 +491,7 @@ class _Files(Generic[P]):
         self._room.set()
         if isinstance(result, Left):
             try:
-                result = await _read_left(self._runtime, _name(path), result.fd)
+                result = await _read_left(self._runtime, name_of(path), result.fd)
             except anyio.get_cancelled_exc_class():
                 if result.fd == -1:  # else bytes may have been taken, once for all
                     self._held += _held_by(result)
@@ -550,7 +529,7 @@ class _Files(Generic[P]):
                 await self._wait_for_room(number)
                 self._reading += 1
                 try:
-                    read = partial(read_chunk, [_name(path) for path in paths], self._limit)
+                    read = partial(read_chunk, [name_of(path) for path in paths], self._limit)
                     found: list[Any]
                     found, _, _ = await self._runtime.threads.call(read, None, _close_chunk)
                 except Exception as error:  # noqa: BLE001  # no thread, no memory: for the first
@@ -590,7 +569,7 @@ class _Files(Generic[P]):
         try:
             for path in islice(self._paths, self._chunk_files):
                 try:
-                    os.fsencode(_name(path))
+                    os.fsencode(name_of(path))
                 except (TypeError, ValueError) as error:
                     chunk.items.append((path, error))
                     break

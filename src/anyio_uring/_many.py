@@ -21,6 +21,10 @@ from ._handle import COMPILED
 from ._mounts import umask_is_kept
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed import StrOrBytesPath
+
     from ._ops import AnyPath
 
 if TYPE_CHECKING or COMPILED:
@@ -50,6 +54,30 @@ class Left(NamedTuple):
     """
 
     fd: int
+
+
+def names_of(paths: Iterable[StrOrBytesPath]) -> list[AnyPath]:
+    """The paths as `os` takes them, after the checks that need no kernel."""
+    refuse_one(paths)
+    names: list[Any] = list(paths)
+    if COMPILED and _uring.are_plain(names):
+        return names
+    return [
+        name if type(name) is str and "\0" not in name else name_of(name)  # most are
+        for name in names
+    ]
+
+
+def refuse_one(paths: Any) -> None:
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise TypeError(f"expected an iterable of paths, not one path: {paths!r}")
+
+
+def name_of(path: StrOrBytesPath) -> AnyPath:
+    name = os.fspath(path)
+    if ("\0" if isinstance(name, str) else b"\0") in name:  # type: ignore[operator]
+        raise ValueError("embedded null byte")
+    return name
 
 
 def stat_chunk(paths: list[AnyPath], follow: bool) -> Found:

@@ -56,15 +56,20 @@ def _parse(line: str) -> Mount:
     )
 
 
-def classify(mount_id: int, major: int, minor: int) -> tuple[str, int, bool]:
-    """(file system, how its cached data is read without sleeping, local) of a mount.
+def classify(mount_id: int, major: int, minor: int) -> tuple[str, int, bool, bool]:
+    """(file system, how its cached data is read without sleeping, local, whole) of a mount.
+
+    Whole: a read of a regular file, also with RWF_NOWAIT, which others refuse, that stops within a
+    page has met the end of the file: what is not in memory, or cannot be read, is a page at least.
 
     :param mount_id: as in mountinfo; -1 if the kernel does not tell (before 5.8)
     """
     for mount in read_mounts():
         if mount.mount_id == mount_id or (mount_id < 0 and mount.device == (major, minor)):
-            return facts_of(mount.fs_type)
-    return "unknown", NOW_NEVER, False
+            fs_type, now, local = facts_of(mount.fs_type)
+            whole = local and now == NOW_NOWAIT and not may_be_dax(major, minor)
+            return fs_type, now, local, whole
+    return "unknown", NOW_NEVER, False, False
 
 
 def facts_of(fs_type: str) -> tuple[str, int, bool]:
@@ -83,6 +88,21 @@ def has_swap() -> bool:
             return len(table.readlines()) > 1
     except OSError:
         return True
+
+
+def may_be_dax(major: int, minor: int) -> bool:
+    """Whether a device is memory that files are read from directly, where a read stops in the
+    middle of a page that has gone bad; True when it cannot be known.
+    """
+    if major == 0:
+        return False  # no device
+    for queue in ("queue", "../queue"):  # of a disk, or of the one that it is a part of
+        try:
+            with open(f"/sys/dev/block/{major}:{minor}/{queue}/dax", "rb") as answer:
+                return answer.read().strip() != b"0"
+        except OSError:
+            continue
+    return True
 
 
 def nowait_is_sound() -> bool:
