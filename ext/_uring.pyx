@@ -24,34 +24,33 @@ from cpython.unicode cimport PyUnicode_FindChar, PyUnicode_GET_LENGTH, PyUnicode
 from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
-from libc.string cimport memchr, memcpy, memmove, memset, strncmp, strrchr
+from libc.string cimport memchr, memcpy, memmove, memset, strlen, strncmp, strrchr
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.uio cimport iovec
 
 from abi cimport (
     AU_AT_EMPTY_PATH, AU_AT_NO_AUTOMOUNT, AU_AT_REMOVEDIR, AU_AT_STATX_DONT_SYNC,
     AU_AT_SYMLINK_NOFOLLOW, AU_DT_DIR, AU_DT_LNK, AU_DT_UNKNOWN, AU_ENTER_EXT_ARG,
-    AU_ENTER_GETEVENTS, AU_FEAT_EXT_ARG, AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP,
-    AU_FEAT_RSRC_TAGS, AU_FEAT_RW_CUR_POS, AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE,
-    AU_FSYNC_DATASYNC, AU_IOSQE_ASYNC, AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING,
-    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE,
-    AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT,
-    AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
-    AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_PROBE, AU_RESOLVE_CACHED,
-    AU_RESOLVE_NO_XDEV, AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN,
-    AU_SETUP_CQSIZE, AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER,
-    AU_SETUP_SUBMIT_ALL, AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN,
-    AU_STATX_BASIC_STATS, AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe,
-    au_dirent, au_getevents_arg, au_open_how, au_params, au_probe, au_sqe, au_statx,
-    au_statx_timestamp, au_timespec,
+    AU_ENTER_GETEVENTS, AU_FEAT_EXT_ARG, AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS,
+    AU_FEAT_RW_CUR_POS, AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC,
+    AU_IOSQE_ASYNC, AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE,
+    AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP,
+    AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT, AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT,
+    AU_OP_UNLINKAT, AU_OP_WRITE, AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS,
+    AU_REGISTER_PROBE, AU_RESOLVE_CACHED, AU_RESOLVE_NO_SYMLINKS, AU_RESOLVE_NO_XDEV,
+    AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE, AU_SETUP_DEFER_TASKRUN,
+    AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL, AU_SETUP_TASKRUN_FLAG,
+    AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS, AU_STATX_DIOALIGN, AU_STATX_MNT_ID,
+    AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent, au_getevents_arg, au_open_how, au_params, au_probe,
+    au_sqe, au_statx, au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
     AU_PIECE, au_attributes, au_clone, au_close, au_close_copy, au_enter, au_eventfd,
     au_eventfd_drain, au_eventfd_signal, au_exchange, au_fcntl, au_getdents, au_is_directory,
     au_link, au_load_acquire, au_lseek, au_map, au_mincore_is_true, au_now, au_open, au_openat,
-    au_openat2, au_piece, au_pread, au_preadv2, au_pwrite, au_readable, au_register, au_relax,
-    au_resident, au_set_mode, au_set_times, au_setup, au_sleeps, au_statx_call, au_store_release,
-    au_thread,
+    au_openat2, au_piece, au_populate, au_pread, au_preadv2, au_pwrite, au_readable, au_register,
+    au_relax, au_resident, au_set_mode, au_set_times, au_setup, au_sleeps, au_statx_call,
+    au_store_release, au_thread,
 )
 from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
@@ -118,8 +117,8 @@ cdef extern from "Python.h":
 
 cdef extern from "errno.h" nogil:
     const int EACCES, EAGAIN, EALREADY, EBADR, EBUSY, ECANCELED, EINTR, EINVAL, EISDIR, ELOOP
-    const int ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM, EROFS
-    const int ETIME, ETXTBSY, EXDEV
+    const int EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOMEM, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP
+    const int EPERM, EROFS, ETIME, ETXTBSY, EXDEV
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void **memptr, size_t alignment, size_t size)
@@ -3553,6 +3552,7 @@ cdef enum:
     _SLASH = 47
     _RUN = 8                    # paths in the same directory for which that is opened
     _DIRECTORY_MAX = 512        # bytes of its name
+    _PATH_MAX = 4096            # with the null byte (limits.h)
     _PIECES_MAX = 5             # with which objects are made of as much
     _PIECES_OBJECT = 512        # the smallest that Python asks malloc for
     _OBJECT_EXTRA = 48          # what bytes take besides their content
@@ -3653,6 +3653,7 @@ cdef struct Contents:
     size_t size, used
     size_t before       # bytes that have become objects
     size_t limit        # of those behind them
+    bint ready          # no page of it is missing
 
 
 cdef size_t find_room(Contents *all) noexcept nogil:
@@ -3667,6 +3668,7 @@ cdef size_t find_room(Contents *all) noexcept nogil:
                 memcpy(memory, all.block, all.used)
             all.memory = memory
             all.size = wanted
+            all.ready = False
     return min(all.size, all.limit) - all.used
 
 
@@ -3720,32 +3722,42 @@ cdef void enter_directory(Directory *directory, const char **paths,
         leave_directory(directory)
 
 
-cdef int learn_mount(Directory *directory) except -1:
+cdef void learn_mount(Directory *directory) noexcept:
     """With the interpreter's lock: find out about the mount of a directory that was not known."""
     global whole_mount
-    if directory.fd >= 0 and directory.facts.stx_mnt_id != whole_mount:
+    if directory.fd < 0 or directory.facts.stx_mnt_id == whole_mount:
+        return
+    try:
         if mount_facts(<int>directory.fd, &directory.facts)[3]:
             whole_mount = directory.facts.stx_mnt_id
-        else:
-            leave_directory(directory)
-    return 0
+            return
+    except Exception:
+        pass            # whoever opens a file there will meet it
+    leave_directory(directory)
 
 
 cdef const char *name_from(Directory *directory, const char **paths,
                            Py_ssize_t count) noexcept nogil:
     """What the first path is in its directory, if that serves; else NULL."""
+    cdef const char *name
     if name_in(directory, paths[0]) == NULL:
         enter_directory(directory, paths, count)
     if directory.fd < 0 or directory.facts.stx_mnt_id != whole_mount:
         return NULL
-    return name_in(directory, paths[0])
+    name = name_in(directory, paths[0])
+    # Behind two slashes it would be looked up from the root; and the limit is for all of a path.
+    if name[0] == _SLASH or directory.size + strlen(name) >= _PATH_MAX:
+        return NULL
+    return name
 
 
 cdef long open_in(Directory *directory, const char *name) noexcept nogil:
+    """Open it on the directory's own mount, and by no symlink: those on the way there count, too.
+    """
     cdef au_open_how how
     memset(&how, 0, sizeof(how))
     how.flags = <uint64_t>(O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-    how.resolve = AU_RESOLVE_NO_XDEV
+    how.resolve = AU_RESOLVE_NO_XDEV | AU_RESOLVE_NO_SYMLINKS
     return au_openat2(<int>directory.fd, name, &how)
 
 
@@ -3761,15 +3773,19 @@ cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, C
     cdef size_t room
     cdef const char *name = name_from(directory, paths, count)
     cdef long got, fd = -EINTR if name == NULL else open_in(directory, name)
-    # On a mount that is known, a read of a regular file stops short at the end, or before a page
-    # that cannot be read.  What is none refuses RWF_NOWAIT, or is a device without an end.
+    # On a mount that is known, a read of a regular file into memory that is there stops short at
+    # the end, or before a page that cannot be read.  What is none refuses RWF_NOWAIT, or is a
+    # device without an end.
     cdef bint known = fd >= 0, ends = False
     if fd < 0:
         fd = -EINTR
         while fd == -EINTR:     # as os.open
             fd = au_open(paths[0], O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+            if fd in (-EMFILE, -ENFILE) and directory.fd >= 0:
+                leave_directory(directory)  # it has the last descriptor
+                fd = -EINTR
         if name != NULL and fd >= 0:
-            leave_directory(directory)  # another by now, or one that leads to other mounts
+            leave_directory(directory)  # another by now, or one of symlinks or mounts
     one.outcome, one.special, one.skipped, one.full, one.start = fd, False, False, False, all.used
     if fd < 0:
         one.skipped = fd == -EAGAIN     # a lease
@@ -3783,7 +3799,7 @@ cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, C
         got = -EAGAIN
         if known and all.used == one.start:
             got = au_preadv2(fd, all.memory + all.used, room, 0, AU_RWF_NOWAIT)
-            ends = got > 0
+            ends = got > 0 and all.ready
         if got < 0:
             got = au_pread(fd, all.memory + all.used, room, all.used - one.start)
         if got > 0:
@@ -3880,6 +3896,7 @@ def read_many(list paths not None, size_t limit, left):
             raise MemoryError
         all.block = all.memory = <char *>take_block(number)
         all.size = <size_t>_ALIGNMENT << number
+        all.ready = au_populate(all.block, all.size) == 0
         while read < count:
             with nogil:
                 read = read_some(names, read, count, &directory, &all, found, &cold)

@@ -169,6 +169,7 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_NOP_INJECT_RESULT (1U << 0)
 
 #define AU_RESOLVE_NO_XDEV 0x01
+#define AU_RESOLVE_NO_SYMLINKS 0x04
 #define AU_RESOLVE_CACHED 0x20 /* 5.12 */
 #define AU_AT_SYMLINK_NOFOLLOW 0x100
 #define AU_AT_REMOVEDIR 0x200

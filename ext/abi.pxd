@@ -117,6 +117,7 @@ cdef extern from "abi.h" nogil:
     const uint8_t AU_OP_FTRUNCATE
     const uint32_t AU_FSYNC_DATASYNC
     const uint32_t AU_NOP_INJECT_RESULT
+    const uint64_t AU_RESOLVE_NO_SYMLINKS
     const uint64_t AU_RESOLVE_NO_XDEV
     const uint64_t AU_RESOLVE_CACHED
     const int AU_AT_SYMLINK_NOFOLLOW

@@ -167,6 +167,12 @@ static inline long au_sleeps(void)
     return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
 }
 
+/* Have all of this memory, whole pages, in place: writing to it cannot fail then.  Since 5.14. */
+static inline long au_populate(void *memory, size_t size)
+{
+    return au_result(madvise(memory, size, MADV_POPULATE_WRITE));
+}
+
 /* A piece of malloc's memory that is in place already; NULL: there is none.  In a thread's arena
    glibc asks the kernel for memory page by page (mprotect), and each page is a fault at its first
    use.  Smaller than what malloc maps by itself, or gives back to the kernel when it is freed. */
@@ -178,8 +184,7 @@ static inline void *au_piece(void)
     const uintptr_t page = 4096;
     char *piece = malloc(AU_PIECE);
     if (piece != NULL)
-        madvise((void *)(((uintptr_t)piece + page - 1) & ~(page - 1)), AU_PIECE - page,
-                MADV_POPULATE_WRITE);   /* since 5.14 */
+        au_populate((void *)(((uintptr_t)piece + page - 1) & ~(page - 1)), AU_PIECE - page);
     return piece;
 #else
     return NULL;

@@ -29,6 +29,7 @@ cdef extern from "kernel.h" nogil:
     long au_sleeps()
     enum:
         AU_PIECE
+    long au_populate(void *memory, size_t size)
     void *au_piece()
     long au_close(int fd)
     long au_fcntl(int fd, int command, long argument)

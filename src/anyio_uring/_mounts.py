@@ -34,14 +34,16 @@ class Mount(NamedTuple):
 def read_mounts() -> list[Mount]:
     """The mount table of this process; empty where /proc is not mounted."""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-            return [_parse(line) for line in table]
+        with open(
+            "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
+        ) as table:
+            return [_parse(line.rstrip("\n")) for line in table]
     except OSError:
         return []
 
 
 def _parse(line: str) -> Mount:
-    fields = line.split()
+    fields = line.split(" ")  # no other white space is one to the kernel
     separator = fields.index("-", 6)
     major, minor = fields[2].split(":")
     mountpoint = fields[4]

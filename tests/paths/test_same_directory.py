@@ -6,17 +6,19 @@ import errno
 import fcntl
 import os
 import random
+import resource
 import stat
 import struct
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support import mounts
 
-from anyio_uring import _mounts, read_files
+from anyio_uring import read_files
 from anyio_uring._handle import COMPILED
 from anyio_uring._many import Left, read_chunk
 
@@ -69,8 +71,10 @@ def fill(folder: Path) -> list[str]:
     (folder / "made up").symlink_to("/proc/crypto")  # read by the page
     (folder / "name \udcff\n").write_bytes(b"of a kind")
     (folder / ("n" * 255)).write_bytes(b"long")
+    (folder / "etc").mkdir()
+    (folder / "etc" / "passwd").write_bytes(b"not the system's")
     odd = ["none", "n" * 256, "", ".", "..", "file1/", "folder/below", "aside/below", "./file2"]
-    odd += ["folder/../file3", "/file4", "file1/none"]
+    odd += ["folder/../file3", "/file4", "file1/none", "/etc/passwd", "/etc/shadow", "//file5"]
     return [*os.listdir(folder), *odd]
 
 
@@ -92,6 +96,45 @@ async def test_results_are_those_of_open(
             paths = [os.fsencode(path) for path in paths]
         found: list[Any] = await read_files(paths, return_exceptions=True)
         assert same(found) == [told(path) for path in paths]
+
+
+async def test_limits_are_those_of_whole_paths(tmp_path: Path) -> None:
+    """Of their length, and of the symlinks on the way."""
+    folder = tmp_path
+    for number in range(25):
+        (tmp_path / f"to{number}").symlink_to(f"to{number + 1}" if number < 24 else ".")
+        (tmp_path / f"link{number}").symlink_to(f"link{number + 1}" if number < 24 else "file")
+    (tmp_path / "file").write_bytes(b"at the end of the links")
+    longest = 4095 - len(f"{folder}/") - len("file")
+    paths: list[Any] = [str(folder / "file")] * MANY
+    paths += [f"{folder}/{'./' * (size // 2)}file" for size in range(longest - 4, longest + 6)]
+    paths += [str(folder / "to0" / name) for name in ["file", "link20", "link0"] * MANY]
+    for _ in range(2):  # what is learnt of a file system is used from then on
+        found: list[Any] = await read_files(paths, return_exceptions=True)
+        assert same(found) == [told(path) for path in paths]
+    kinds = {found.errno if isinstance(found, OSError) else 0 for found in found}
+    assert kinds == {0, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+async def test_last_descriptor_goes_to_the_file(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}") for number in range(2 * MANY)]
+    for path in paths:
+        Path(path).write_bytes(path.encode())
+    read_chunk([*paths], 1 << 20)  # the file system is known from now on
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        os.close(taken.pop())
+        found = read_chunk([*paths], 1 << 20).results
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found == [path.encode() for path in paths]
 
 
 async def test_directories_that_alternate(tmp_path: Path) -> None:
@@ -237,18 +280,3 @@ async def test_page_that_cannot_be_read_is_no_end(tmp_path: Path) -> None:
             os.truncate(image, size)
         assert same(found[-1:]) == [(OSError, errno.EIO, str(torn))]
         assert found[:-1] == [path.read_bytes() for path in paths]
-
-
-def test_memory_that_files_are_read_from_directly() -> None:
-    assert not _mounts.may_be_dax(0, 5)  # tmpfs and the like
-    assert _mounts.may_be_dax(4000, 1 << 19)  # there is none: unknown
-    seen = set()
-    for disk in Path("/sys/block").iterdir():
-        [answer] = (disk / "queue" / "dax").read_bytes().split()
-        major, minor = map(int, (disk / "dev").read_text().split(":"))
-        assert _mounts.may_be_dax(major, minor) == (answer != b"0")
-        seen.add(answer)
-        for part in disk.glob(f"{disk.name}*/dev"):
-            major, minor = map(int, part.read_text().split(":"))
-            assert _mounts.may_be_dax(major, minor) == (answer != b"0")
-    assert seen
