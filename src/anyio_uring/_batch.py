@@ -304,7 +304,6 @@ class _Hops:
                     self.start(COLD_CHUNKS - WARM_CHUNKS)
         except Exception as error:  # noqa: BLE001  # raised by `_spread`, without a group around it
             self.failures.append(error)
-            self._group.cancel_scope.cancel()
         except BaseException:
             self.torn = True
             raise
@@ -312,6 +311,8 @@ class _Hops:
             self._at_work -= 1
             if not self._at_work:
                 self.over.set()
+            elif self.failures:
+                self._group.cancel_scope.cancel()
 
 
 async def _spread(hop: Callable[[], Awaitable[None]], parts: _Parts) -> None:

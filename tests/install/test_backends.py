@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import gc
 import os
 import subprocess
 import sys
@@ -174,6 +175,7 @@ def originals_executed(function: Callable[[], object]) -> set[str]:
         if event == "call":
             seen.add(frame.f_code)
 
+    gc.collect()  # loops of other tests, whose end would be seen here
     sys.setprofile(profile)
     try:
         function()
