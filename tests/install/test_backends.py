@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import gc
+import itertools
 import os
 import subprocess
 import sys
