@@ -3722,18 +3722,19 @@ cdef void enter_directory(Directory *directory, const char **paths,
         leave_directory(directory)
 
 
-cdef void learn_mount(Directory *directory) noexcept:
+cdef int learn_mount(Directory *directory) except -1:
     """With the interpreter's lock: find out about the mount of a directory that was not known."""
     global whole_mount
     if directory.fd < 0 or directory.facts.stx_mnt_id == whole_mount:
-        return
+        return 0
     try:
         if mount_facts(<int>directory.fd, &directory.facts)[3]:
             whole_mount = directory.facts.stx_mnt_id
-            return
+            return 0
     except Exception:
-        pass            # whoever opens a file there will meet it
+        pass            # the files can be read without; whoever asks for the mount will meet it
     leave_directory(directory)
+    return 0
 
 
 cdef const char *name_from(Directory *directory, const char **paths,
@@ -3799,12 +3800,13 @@ cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, C
         got = -EAGAIN
         if known and all.used == one.start:
             got = au_preadv2(fd, all.memory + all.used, room, 0, AU_RWF_NOWAIT)
-            ends = got > 0 and all.ready
+            ends = got > 0
         if got < 0:
             got = au_pread(fd, all.memory + all.used, room, all.used - one.start)
         if got > 0:
             all.used += got
-        if got == 0 or (ends and 0 < got < <long>room and (all.used - one.start) % _PAGE_LEAST):
+        if got == 0 or (ends and all.ready and 0 < got < <long>room
+                        and (all.used - one.start) % _PAGE_LEAST):
             one.outcome = <long>(all.used - one.start)
             break
         if got < 0 and got != -EINTR:
@@ -3896,7 +3898,7 @@ def read_many(list paths not None, size_t limit, left):
             raise MemoryError
         all.block = all.memory = <char *>take_block(number)
         all.size = <size_t>_ALIGNMENT << number
-        all.ready = au_populate(all.block, all.size) == 0
+        all.ready = count >= _RUN and au_populate(all.block, all.size) == 0
         while read < count:
             with nogil:
                 read = read_some(names, read, count, &directory, &all, found, &cold)
