@@ -2032,24 +2032,33 @@ def text_write_now(HandleOwner file, chars):
 # unique mount id (or device number, where the kernel has none) -> ("name", NOW_*, local)
 cdef dict mounts = {}
 cdef object classify = None
+# unique mount id -> whether it is whole, of the mounts that directories were read on
+cdef dict whole_mounts = {}
+cdef object look_whole = None
+cdef uint64_t whole_mount = 0   # one that is, which was met last; threads look without a lock
 
 
-def set_classifier(function):
-    """Register ``function(mount_id, dev_major, dev_minor) -> (fs_type, now, local, whole)``.
+def set_classifier(function, whole_function):
+    """Register ``function(mount_id, dev_major, dev_minor) -> (fs_type, now, local)`` and
+    ``whole_function(now, local, dev_major, dev_minor) -> bool`` (`_mounts.is_whole`).
 
-    Called once for each mount that files are opened on; `mount_id` is -1 before Linux 5.8.
+    Called once for each mount that files are opened on, the second in a worker thread;
+    `mount_id` is -1 before Linux 5.8.
     """
-    global classify
-    classify = function
-    mounts.clear()
+    global classify, look_whole
+    classify, look_whole = function, whole_function
+    forget_mounts()
 
 
 def forget_mounts():
+    global whole_mount
     mounts.clear()
+    whole_mounts.clear()
+    whole_mount = 0
 
 
 cdef object mount_facts(int fd, au_statx *facts):
-    """(fs_type, now, local, whole) of the mount that `fd` is on, as `_mounts.classify`.
+    """(fs_type, now, local) of the mount that `fd` is on, as `_mounts.classify`.
 
     The key must never come to mean another mount: unique mount ids (6.8) are not reused; the
     device number of a block device stays local storage whatever is mounted from it; anonymous
@@ -2096,7 +2105,7 @@ def directory_stamp(path):
 
 
 cdef object facts_tuple(int fd, au_statx *facts):
-    fs_type, now, local, _ = mount_facts(fd, facts)
+    fs_type, now, local = mount_facts(fd, facts)
     return facts.stx_mode, facts.stx_blksize, facts.stx_size, fs_type, now, local
 
 
@@ -3681,10 +3690,6 @@ cdef struct Directory:
     au_statx facts
 
 
-# The whole mount (see `_mounts.classify`), by its unique id, that was met last.
-cdef uint64_t whole_mount = 0
-
-
 cdef const char *name_in(Directory *directory, const char *path) noexcept nogil:
     """What comes behind this directory in a path; NULL: it does not lead there."""
     if directory.path == NULL or strncmp(path, directory.path, directory.size):
@@ -3722,13 +3727,26 @@ cdef void enter_directory(Directory *directory, const char **paths,
         leave_directory(directory)
 
 
+cdef bint is_whole(Directory *directory) except -1:
+    """See `_mounts.is_whole`."""
+    cdef au_statx *facts = &directory.facts
+    found = whole_mounts.get(facts.stx_mnt_id)
+    if found is None:
+        _, now, local = mount_facts(<int>directory.fd, facts)
+        found = look_whole(now, local, facts.stx_dev_major, facts.stx_dev_minor)
+        if len(whole_mounts) >= 1024:
+            whole_mounts.clear()
+        whole_mounts[facts.stx_mnt_id] = found
+    return found
+
+
 cdef int learn_mount(Directory *directory) except -1:
     """With the interpreter's lock: find out about the mount of a directory that was not known."""
     global whole_mount
     if directory.fd < 0 or directory.facts.stx_mnt_id == whole_mount:
         return 0
     try:
-        if mount_facts(<int>directory.fd, &directory.facts)[3]:
+        if is_whole(directory):
             whole_mount = directory.facts.stx_mnt_id
             return 0
     except Exception:

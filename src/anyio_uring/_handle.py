@@ -317,7 +317,7 @@ if TYPE_CHECKING or COMPILED:
         stat_quick,
     )
 
-    _uring.set_classifier(_mounts.classify)
+    _uring.set_classifier(_mounts.classify, _mounts.is_whole)
 else:
     CROWD = 0
     ask_open = ask_read = ask_stat = _ask_portably

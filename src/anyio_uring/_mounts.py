@@ -58,20 +58,17 @@ def _parse(line: str) -> Mount:
     )
 
 
-def classify(mount_id: int, major: int, minor: int) -> tuple[str, int, bool, bool]:
-    """(file system, how its cached data is read without sleeping, local, whole) of a mount.
+def classify(mount_id: int, major: int, minor: int) -> tuple[str, int, bool]:
+    """(file system, how its cached data is read without sleeping, local) of a mount.
 
-    Whole: a read of a regular file, also with RWF_NOWAIT, which others refuse, that stops within a
-    page has met the end of the file: what is not in memory, or cannot be read, is a page at least.
+    The loop's thread asks this, but for nothing that a driver or a disk has to answer.
 
     :param mount_id: as in mountinfo; -1 if the kernel does not tell (before 5.8)
     """
     for mount in read_mounts():
         if mount.mount_id == mount_id or (mount_id < 0 and mount.device == (major, minor)):
-            fs_type, now, local = facts_of(mount.fs_type)
-            whole = local and now == NOW_NOWAIT and not may_be_dax(major, minor)
-            return fs_type, now, local, whole
-    return "unknown", NOW_NEVER, False, False
+            return facts_of(mount.fs_type)
+    return "unknown", NOW_NEVER, False
 
 
 def facts_of(fs_type: str) -> tuple[str, int, bool]:
@@ -90,6 +87,14 @@ def has_swap() -> bool:
             return len(table.readlines()) > 1
     except OSError:
         return True
+
+
+def is_whole(now: int, local: bool, major: int, minor: int) -> bool:
+    """Whether a read of a regular file on a mount, also with RWF_NOWAIT, which others refuse, that
+    stops within a page has met the end of the file: what is not in memory, or cannot be read, is a
+    page at least.  For a worker thread: a device is asked.
+    """
+    return local and now == NOW_NOWAIT and not may_be_dax(major, minor)
 
 
 def may_be_dax(major: int, minor: int) -> bool:

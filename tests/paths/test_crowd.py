@@ -472,13 +472,13 @@ async def test_a_mount_that_cannot_be_looked_up(
     def refuse(*_: object) -> Any:
         raise MemoryError
 
-    _uring.set_classifier(refuse)
+    _uring.set_classifier(refuse, _mounts.is_whole)
     try:
         for _ in range(3):
             with anyio.fail_after(60), pytest.raises(MemoryError):  # of the next tier
                 await Path(tree / "small").read_bytes()
     finally:
-        _uring.set_classifier(_mounts.classify)
+        _uring.set_classifier(_mounts.classify, _mounts.is_whole)
     assert (await Path(tree / "small").stat()).st_size == SIZES["small"]
 
 

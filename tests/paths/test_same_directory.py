@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from typing import Any
 import pytest
 from tests.support import mounts
 
-from anyio_uring import _mounts, read_files
+from anyio_uring import Path as AsyncPath
+from anyio_uring import _mounts, open_file, read_files
 from anyio_uring._handle import COMPILED
 from anyio_uring._many import Left, read_chunk
 
@@ -207,13 +209,42 @@ async def test_mount_that_cannot_be_looked_up() -> None:
         paths: list[Any] = [str(folder / f"{number}") for number in range(2 * MANY)]
         for path in paths:
             Path(path).write_bytes(path.encode())
-        _uring.set_classifier(refuse)
+        _uring.set_classifier(refuse, _mounts.is_whole)
         try:
             found = read_chunk(paths, 1 << 20).results
         finally:
-            _uring.set_classifier(_mounts.classify)
+            _uring.set_classifier(_mounts.classify, _mounts.is_whole)
     assert asked
     assert found == [path.encode() for path in paths]
+
+
+@needs_core
+async def test_the_loop_asks_no_device(tmp_path: Path) -> None:
+    """What reads there may be cut at is asked by a thread, once: blockbuster and its like forbid
+    a loop to read a file, and a driver could let it wait.
+    """
+    asked = []
+
+    def ask(now: int, local: bool, major: int, minor: int) -> bool:
+        asked.append(threading.get_ident())
+        return _mounts.is_whole(now, local, major, minor)
+
+    paths: list[Any] = [str(tmp_path / f"{number}") for number in range(2 * MANY)]
+    for path in paths:
+        Path(path).write_bytes(path.encode())
+    _uring.set_classifier(_mounts.classify, ask)
+    try:
+        async with await open_file(paths[0], "rb") as file:
+            assert await file.read() == paths[0].encode()
+        assert await AsyncPath(paths[1]).read_bytes() == paths[1].encode()
+        assert await AsyncPath(paths[1]).is_file()
+        assert not asked
+        for _ in range(3):
+            assert await read_files(paths) == [path.encode() for path in paths]
+    finally:
+        _uring.set_classifier(_mounts.classify, _mounts.is_whole)
+    assert len(asked) == 1
+    assert threading.get_ident() not in asked
 
 
 @needs_core
