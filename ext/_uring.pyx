@@ -27,22 +27,25 @@ from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memchr, memcpy, memmove, memset, strlen, strncmp, strrchr
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.uio cimport iovec
+from posix.unistd cimport getpid
 
 from abi cimport (
     AU_AT_EMPTY_PATH, AU_AT_NO_AUTOMOUNT, AU_AT_REMOVEDIR, AU_AT_STATX_DONT_SYNC,
     AU_AT_SYMLINK_NOFOLLOW, AU_DT_DIR, AU_DT_LNK, AU_DT_UNKNOWN, AU_ENTER_EXT_ARG,
     AU_ENTER_GETEVENTS, AU_FEAT_EXT_ARG, AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS,
     AU_FEAT_RW_CUR_POS, AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC,
-    AU_IOSQE_ASYNC, AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE,
-    AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP,
-    AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT, AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT,
-    AU_OP_UNLINKAT, AU_OP_WRITE, AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS,
-    AU_REGISTER_PROBE, AU_RESOLVE_CACHED, AU_RESOLVE_NO_SYMLINKS, AU_RESOLVE_NO_XDEV,
-    AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE, AU_SETUP_DEFER_TASKRUN,
-    AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL, AU_SETUP_TASKRUN_FLAG,
-    AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS, AU_STATX_DIOALIGN, AU_STATX_MNT_ID,
-    AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent, au_getevents_arg, au_open_how, au_params, au_probe,
-    au_sqe, au_statx, au_statx_timestamp, au_timespec,
+    AU_IOSQE_ASYNC, AU_IOSQE_FIXED_FILE, AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING,
+    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_LINKAT,
+    AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT, AU_OP_STATX,
+    AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE, AU_REGISTER_EVENTFD,
+    AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_FILES2, AU_REGISTER_FILES_UPDATE, AU_REGISTER_PROBE,
+    AU_REGISTER_SPARSE, AU_RESOLVE_CACHED, AU_RESOLVE_NO_SYMLINKS, AU_RESOLVE_NO_XDEV,
+    AU_RWF_DONTCACHE, AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
+    AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
+    AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
+    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent,
+    au_files_register, au_files_update, au_getevents_arg, au_open_how, au_params, au_probe, au_sqe,
+    au_statx, au_statx_timestamp, au_timespec,
 )
 from kernel cimport (
     AU_PIECE, au_attributes, au_clone, au_close, au_close_copy, au_enter, au_eventfd,
@@ -56,9 +59,9 @@ from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
 )
 from sqe cimport (
-    prep_cancel, prep_close, prep_fallocate, prep_fsync, prep_ftruncate, prep_mkdirat,
-    prep_nop, prep_openat, prep_read, prep_statx, prep_timeout, prep_two_paths, prep_unlinkat,
-    prep_write, prep_writev,
+    prep_cancel, prep_close, prep_fallocate, prep_fsync, prep_ftruncate, prep_mkdirat, prep_nop,
+    prep_openat, prep_openat2_slot, prep_read, prep_statx, prep_timeout, prep_two_paths,
+    prep_unlinkat, prep_write, prep_writev,
 )
 
 cdef extern from "Python.h":
@@ -3546,6 +3549,65 @@ def open_plain(path, mode, buffering, encoding, errors, newline, closefd, opener
 
 
 # ---------------------------------------------------------------------------------------------
+# The queues of a ring in memory
+# ---------------------------------------------------------------------------------------------
+
+cdef struct Mapping:
+    void *sq
+    void *cq                # the same where the kernel has both in one
+    void *sqes
+    size_t sq_bytes, cq_bytes, sqe_bytes
+
+
+cdef long map_queues(int fd, au_params *params, Mapping *memory, ring_queues *q) noexcept nogil:
+    """Of a new ring: 0 or -errno.  In either case `unmap_queues` has to be called."""
+    cdef char *sq
+    cdef char *cq
+    memory.sq_bytes = params.sq_off.array + params.sq_entries * sizeof(uint32_t)
+    memory.cq_bytes = params.cq_off.cqes + params.cq_entries * sizeof(au_cqe)
+    memory.sqe_bytes = params.sq_entries * sizeof(au_sqe)
+    if params.features & AU_FEAT_SINGLE_MMAP:
+        memory.sq_bytes = memory.cq_bytes = max(memory.sq_bytes, memory.cq_bytes)
+    memory.sq = au_map(fd, memory.sq_bytes, AU_OFF_SQ_RING)
+    if params.features & AU_FEAT_SINGLE_MMAP:
+        memory.cq = memory.sq
+    else:
+        memory.cq = au_map(fd, memory.cq_bytes, AU_OFF_CQ_RING)
+    memory.sqes = au_map(fd, memory.sqe_bytes, AU_OFF_SQES)
+    if memory.sq == NULL or memory.cq == NULL or memory.sqes == NULL:
+        return -ENOMEM
+    sq = <char *>memory.sq
+    cq = <char *>memory.cq
+    q.sq_head = <uint32_t *>(sq + params.sq_off.head)
+    q.sq_tail = <uint32_t *>(sq + params.sq_off.tail)
+    q.sq_flags = <uint32_t *>(sq + params.sq_off.flags)
+    q.sq_array = NULL
+    if not params.flags & AU_SETUP_NO_SQARRAY:
+        q.sq_array = <uint32_t *>(sq + params.sq_off.array)
+    q.sqes = <au_sqe *>memory.sqes
+    q.sq_entries = params.sq_entries
+    q.sq_mask = params.sq_entries - 1
+    q.sq_tail_local = q.sq_tail[0]
+    q.cq_head = <uint32_t *>(cq + params.cq_off.head)
+    q.cq_tail = <uint32_t *>(cq + params.cq_off.tail)
+    q.cq_overflow = <uint32_t *>(cq + params.cq_off.overflow)
+    q.cqes = <au_cqe *>(cq + params.cq_off.cqes)
+    q.cq_entries = params.cq_entries
+    q.cq_mask = params.cq_entries - 1
+    return 0
+
+
+cdef void unmap_queues(Mapping *memory) noexcept nogil:
+    if memory.sqes != NULL:
+        munmap(memory.sqes, memory.sqe_bytes)
+    if memory.cq != NULL and memory.cq != memory.sq:
+        munmap(memory.cq, memory.cq_bytes)
+    if memory.sq != NULL:
+        munmap(memory.sq, memory.sq_bytes)
+    memory.sq = memory.cq = memory.sqes = NULL
+
+
+# ---------------------------------------------------------------------------------------------
 # Many paths in a worker thread, without the interpreter's lock
 # ---------------------------------------------------------------------------------------------
 
@@ -3559,6 +3621,10 @@ cdef enum:
     _READ_CLASS_FEW = 5         # the same where there are no more than so many
     _FEW = 32
     _SLASH = 47
+    _RING_FILES = 32            # at a time, by a ring of their own, if there are as many
+    _RINGS_KEPT = 4             # for the next batches
+    _SHARE = 4096 + 64          # bytes for each of them, at first and at most
+    _SHARE_MOST = 8 * _SHARE
     _RUN = 8                    # paths in the same directory for which that is opened
     _DIRECTORY_MAX = 512        # bytes of its name
     _PATH_MAX = 4096            # with the null byte (limits.h)
@@ -3661,8 +3727,9 @@ cdef struct Contents:
     char *block         # of the pool
     size_t size, used
     size_t before       # bytes that have become objects
-    size_t limit        # of those behind them
+    size_t limit        # of those behind them, with what is free between them
     bint ready          # no page of it is missing
+    Py_ssize_t by_ring  # files
 
 
 cdef size_t find_room(Contents *all) noexcept nogil:
@@ -3681,6 +3748,18 @@ cdef size_t find_room(Contents *all) noexcept nogil:
     return min(all.size, all.limit) - all.used
 
 
+# For files in memory: threads that open files get in each other's way at the process's table of
+# descriptors, where what is in the slots of a ring is not.
+cdef struct FileRing:
+    int fd                  # -1: there is none
+    size_t room             # for each file; 0: nothing is to be read this way
+    bint clear              # no file is open
+    Mapping memory
+    ring_queues q
+    long opened[_RING_FILES]
+    long got[_RING_FILES]
+
+
 # A directory that some paths in a row are in.  Looked up from there they are found sooner, and what
 # is found is known to be on its mount.
 cdef struct Directory:
@@ -3688,6 +3767,7 @@ cdef struct Directory:
     size_t size             # of the part that names the directory, with its slash
     long fd                 # with O_PATH; -1: it does not serve
     au_statx facts
+    FileRing *ring          # for what is in it
 
 
 cdef const char *name_in(Directory *directory, const char *path) noexcept nogil:
@@ -3755,19 +3835,24 @@ cdef int learn_mount(Directory *directory) except -1:
     return 0
 
 
+cdef const char *name_here(Directory *directory, const char *path) noexcept nogil:
+    """What a path is in this directory, if that serves; else NULL."""
+    cdef const char *name
+    if directory.fd < 0 or directory.facts.stx_mnt_id != whole_mount:
+        return NULL
+    name = name_in(directory, path)
+    # Behind two slashes it would be looked up from the root; and the limit is for all of a path.
+    if name != NULL and (name[0] == _SLASH or directory.size + strlen(name) >= _PATH_MAX):
+        return NULL
+    return name
+
+
 cdef const char *name_from(Directory *directory, const char **paths,
                            Py_ssize_t count) noexcept nogil:
     """What the first path is in its directory, if that serves; else NULL."""
-    cdef const char *name
     if name_in(directory, paths[0]) == NULL:
         enter_directory(directory, paths, count)
-    if directory.fd < 0 or directory.facts.stx_mnt_id != whole_mount:
-        return NULL
-    name = name_in(directory, paths[0])
-    # Behind two slashes it would be looked up from the root; and the limit is for all of a path.
-    if name[0] == _SLASH or directory.size + strlen(name) >= _PATH_MAX:
-        return NULL
-    return name
+    return name_here(directory, paths[0])
 
 
 cdef long open_in(Directory *directory, const char *name) noexcept nogil:
@@ -3800,8 +3885,9 @@ cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, C
         fd = -EINTR
         while fd == -EINTR:     # as os.open
             fd = au_open(paths[0], O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-            if fd in (-EMFILE, -ENFILE) and directory.fd >= 0:
-                leave_directory(directory)  # it has the last descriptor
+            if fd in (-EMFILE, -ENFILE) and (directory.fd >= 0 or directory.ring.fd >= 0):
+                leave_directory(directory)          # they have the last descriptors
+                end_file_ring(directory.ring)
                 fd = -EINTR
         if name != NULL and fd >= 0:
             leave_directory(directory)  # another by now, or one of symlinks or mounts
@@ -3841,21 +3927,195 @@ cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, C
     au_close(fd)
 
 
+cdef void begin_file_ring(FileRing *ring) noexcept nogil:
+    """Make it; where that cannot be had, files are read without."""
+    cdef au_params params
+    cdef au_files_register slots
+    cdef size_t room = ring.room
+    cdef long result
+    memset(&params, 0, sizeof(params))
+    memset(&slots, 0, sizeof(slots))
+    ring.room, ring.clear = 0, True
+    params.flags = AU_SETUP_SUBMIT_ALL
+    result = au_setup(_RING_FILES, &params)
+    if result < 0:
+        return
+    ring.fd = <int>result
+    slots.count, slots.flags = _RING_FILES, AU_REGISTER_SPARSE
+    if (map_queues(ring.fd, &params, &ring.memory, &ring.q) == 0
+            and au_register(ring.fd, AU_REGISTER_FILES2, &slots, sizeof(slots)) == 0):
+        ring.room = room
+    else:
+        end_file_ring(ring)
+
+
+cdef void close_files(FileRing *ring) noexcept nogil:
+    """Those that are open still."""
+    cdef int nothing[_RING_FILES]
+    cdef au_files_update update
+    if ring.fd < 0 or ring.clear:
+        return
+    memset(nothing, -1, sizeof(nothing))
+    memset(&update, 0, sizeof(update))
+    update.fds = <uint64_t>&nothing[0]
+    ring.clear = au_register(ring.fd, AU_REGISTER_FILES_UPDATE, &update, _RING_FILES) >= 0
+
+
+cdef void end_file_ring(FileRing *ring) noexcept nogil:
+    close_files(ring)   # now: the ring itself ends later, in a worker of the kernel
+    unmap_queues(&ring.memory)
+    if ring.fd >= 0:
+        au_close(ring.fd)
+    ring.fd, ring.room = -1, 0
+
+
+cdef void ask_ring(FileRing *ring, uint32_t count, long *answers) noexcept nogil:
+    """Have the kernel do the `count` things in the queue: the answers, each where its `user_data`
+    says; those that it did not take keep theirs.
+
+    Nothing stays with it: what would have to wait is refused.  So what it has taken it has answered
+    when it comes back.
+    """
+    cdef uint32_t index
+    cdef long result
+    cdef au_cqe *cqe
+    sq_publish(&ring.q)
+    while cq_ready(&ring.q) < count:
+        result = au_enter(ring.fd, sq_pending(&ring.q), count, AU_ENTER_GETEVENTS, NULL, 0)
+        if result < 0 and result != -EINTR:
+            ring.room = 0
+            break
+    count = cq_ready(&ring.q)
+    for index in range(count):
+        cqe = cq_at(&ring.q, index)
+        answers[cqe.user_data] = cqe.res
+    cq_advance(&ring.q, count)
+
+
+cdef uint32_t put_reads(FileRing *ring, int count, char *memory, size_t size,
+                        uint32_t flags) noexcept nogil:
+    """Into the queue: a read of each file that has been opened; how many."""
+    cdef au_sqe *sqe
+    cdef int index
+    cdef uint32_t put = 0
+    for index in range(count):
+        if ring.opened[index] == 0:
+            sqe = sq_next(&ring.q)
+            prep_read(sqe, index, memory + index * ring.room, <uint32_t>size, 0)
+            sqe.flags = AU_IOSQE_FIXED_FILE
+            sqe.op_flags = flags
+            sqe.user_data = <uint64_t>index
+            put += 1
+    return put
+
+
+cdef void ask_for_files(FileRing *ring, Directory *directory, const char **names, int count,
+                        char *memory) noexcept nogil:
+    """Open regular files into the slots, and read each but once, if all that takes no waiting.
+
+    None but those: of a pipe or a terminal a ring takes the next bytes, wherever a read is to
+    begin.  Those refuse RWF_DONTCACHE.  It is asked for with a read of nothing, as pages that are
+    not in memory would be read into it by the other one, and thrown away by whoever comes next.
+    """
+    cdef au_open_how how
+    cdef au_sqe *sqe
+    cdef int index
+    memset(&how, 0, sizeof(how))
+    how.flags = <uint64_t>(O_RDONLY | O_NONBLOCK)
+    how.resolve = AU_RESOLVE_NO_XDEV | AU_RESOLVE_NO_SYMLINKS | AU_RESOLVE_CACHED
+    for index in range(count):
+        ring.opened[index] = ring.got[index] = -EAGAIN
+        sqe = sq_next(&ring.q)
+        prep_openat2_slot(sqe, <int>directory.fd, names[index], &how, <uint32_t>index)
+        sqe.user_data = <uint64_t>index
+    ring.clear = False
+    ask_ring(ring, <uint32_t>count, ring.opened)
+    ask_ring(ring, put_reads(ring, count, memory, 0, AU_RWF_NOWAIT | AU_RWF_DONTCACHE), ring.opened)
+    if ring.room:
+        ask_ring(ring, put_reads(ring, count, memory, ring.room, AU_RWF_NOWAIT), ring.got)
+
+
+cdef bint ends_there(long got, size_t room) noexcept nogil:
+    """Whether a read of a file has met its end: see `read_one`."""
+    return 0 < got < <long>room and got % _PAGE_LEAST
+
+
+cdef bint judge_ring(FileRing *ring, size_t room, int count) noexcept nogil:
+    """After so many files: whether most have been read; what the next ones are given."""
+    cdef int index, ended = 0, bigger = 0
+    for index in range(count):
+        ended += ends_there(ring.got[index], room)
+        bigger += ring.got[index] == <long>room
+    if bigger > count // 4 and 0 < ring.room < _SHARE_MOST:
+        ring.room *= 2
+    elif ended <= count // 2:
+        ring.room = 0
+    return ended > count // 2
+
+
+cdef Py_ssize_t read_by_ring(const char **paths, Py_ssize_t count, Directory *directory,
+                             Contents *all, Content *found) noexcept nogil:
+    """Files from the first one on that are in the directory, some of them perhaps in the common
+    way: how many; 0: none.
+    """
+    cdef const char *names[_RING_FILES]
+    cdef Content *one
+    cdef FileRing *ring = directory.ring
+    cdef size_t start = all.used, room = ring.room
+    cdef size_t fit = (min(all.size, all.limit) - start) // room
+    cdef int index, asked = 0, most = <int>min(fit, <size_t>min(count, _RING_FILES))
+    cdef bint most_read
+    while asked < most:
+        names[asked] = name_here(directory, paths[asked])
+        if names[asked] == NULL:
+            break
+        asked += 1
+    if asked < _RUN:
+        return 0
+    if ring.fd < 0:
+        begin_file_ring(ring)
+        if ring.room == 0:
+            return 0
+    ask_for_files(ring, directory, names, asked, all.memory + start)
+    most_read = judge_ring(ring, room, asked)
+    all.used = start + asked * room
+    for index in range(asked):
+        one = &found[index]
+        if ends_there(ring.got[index], room):
+            one.outcome, one.start = ring.got[index], start + index * room
+            one.special = one.skipped = one.full = False
+            all.by_ring += 1
+        elif most_read:
+            read_one(paths + index, count - index, directory, all, one)
+            if one.full:
+                return index + 1
+        else:
+            all.used = start + index * room
+            return index
+    return asked
+
+
 cdef Py_ssize_t read_some(const char **paths, Py_ssize_t first, Py_ssize_t count,
                           Directory *directory, Contents *all, Content *found,
                           bint *cold) noexcept nogil:
     """Files from the first one on, until the memory is used up, or it waits for a disk: how far it
     came.
     """
-    cdef Py_ssize_t index = first
+    cdef Py_ssize_t done, index = first, looked = first
     cdef long sleeps = au_sleeps()
     cdef bint full = False
     while (index < count and not full and not cold[0]
            and (index == first or all.used + _READ_STEP <= all.size)):
-        read_one(paths + index, count - index, directory, all, &found[index])
-        full = found[index].full
-        index += 1
-        if (index - first) % _FILES_PER_LOOK == 0:
+        done = 0
+        if directory.ring.room and all.ready:
+            done = read_by_ring(paths + index, count - index, directory, all, &found[index])
+        if done == 0:
+            read_one(paths + index, count - index, directory, all, &found[index])
+            done = 1
+        index += done
+        full = found[index - 1].full
+        if index - looked >= _FILES_PER_LOOK:
+            looked = index
             cold[0] = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > index - first
     if not cold[0]:
         cold[0] = (au_sleeps() - sleeps) * _FILES_PER_SLEEP > index - first
@@ -3886,7 +4146,76 @@ cdef void take_pieces(Pieces *pieces, size_t size, size_t count) noexcept nogil:
             pieces.count += 1
 
 
-def read_many(list paths not None, size_t limit, left):
+cdef size_t bytes_of(Content *found, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """What these files have in memory."""
+    cdef size_t size = 0
+    cdef Py_ssize_t index
+    for index in range(first, last):
+        if found[index].outcome > 0 and not (found[index].special or found[index].skipped
+                                             or found[index].full):
+            size += found[index].outcome
+    return size
+
+
+@cython.final
+cdef class FileRings:
+    """For the batches of a run, kept from one to the next: to make a ring stops all threads for a
+    moment, as it changes the memory that they share.
+
+    :ivar files: read so far
+    """
+
+    cdef FileRing kept[_RINGS_KEPT]
+    cdef int count
+    cdef bint closed
+    cdef int process
+    cdef readonly uint64_t files
+
+    def __cinit__(self):
+        self.process = getpid()
+
+    cdef void take(self, FileRing *ring) noexcept:
+        """One that is to spare, or none yet."""
+        self.forget()
+        memset(ring, 0, sizeof(FileRing))
+        ring.fd = -1
+        if self.count:
+            self.count -= 1
+            ring[0] = self.kept[self.count]
+
+    cdef void give(self, FileRing *ring) noexcept:
+        if ring.fd >= 0:
+            with nogil:
+                close_files(ring)
+        if ring.fd < 0 or not ring.clear or self.closed or self.count == _RINGS_KEPT:
+            end_file_ring(ring)
+        else:
+            self.kept[self.count] = ring[0]
+            self.count += 1
+
+    cdef void forget(self) noexcept:
+        """In a forked child: the rings are the parent's, and their memory is not here."""
+        cdef int index
+        if self.process == getpid():
+            return
+        for index in range(self.count):
+            au_close(self.kept[index].fd)
+        self.count = 0
+        self.process = getpid()
+
+    cpdef close(self):
+        """What is in use ends when it is given back."""
+        self.forget()
+        self.closed = True
+        while self.count:
+            self.count -= 1
+            end_file_ring(&self.kept[self.count])
+
+    def __dealloc__(self):
+        self.close()
+
+
+def read_many(list paths not None, size_t limit, left, FileRings rings=None):
     """For each path (str or bytes) its bytes, its OSError or what `left` makes of a descriptor, for
     a worker thread; the indices of what is not bytes; and whether it had to wait for a disk.
 
@@ -3899,9 +4228,10 @@ def read_many(list paths not None, size_t limit, left):
     """
     cdef Py_ssize_t index, read = 0, made = 0, count = len(paths)
     cdef int number = _READ_CLASS_FEW if count <= _FEW else _READ_CLASS
-    cdef size_t used
+    cdef size_t used, size
     cdef bint cold = False
     cdef Pieces pieces
+    cdef FileRing ring
     cdef list encoded = [], results = [], odd = []
     cdef const char **names = c_paths(paths, encoded)
     cdef Content *found = <Content *>malloc((count + 1) * sizeof(Content))
@@ -3910,6 +4240,12 @@ def read_many(list paths not None, size_t limit, left):
     directory.path, directory.fd = NULL, -1
     memset(&all, 0, sizeof(all))
     memset(&pieces, 0, sizeof(pieces))
+    memset(&ring, 0, sizeof(ring))
+    ring.fd = -1
+    directory.ring = &ring
+    if rings is not None and count >= _RING_FILES:
+        rings.take(&ring)
+        ring.room = _SHARE
     all.limit = limit
     try:
         if found == NULL:
@@ -3920,7 +4256,8 @@ def read_many(list paths not None, size_t limit, left):
         while read < count:
             with nogil:
                 read = read_some(names, read, count, &directory, &all, found, &cold)
-                take_pieces(&pieces, all.used + _OBJECT_EXTRA * (read - made), read - made)
+                size = bytes_of(found, made, read)
+                take_pieces(&pieces, size + _OBJECT_EXTRA * (read - made), read - made)
             learn_mount(&directory)
             used = 0
             for index in range(made, read):
@@ -3938,8 +4275,8 @@ def read_many(list paths not None, size_t limit, left):
                     results.append(left(found[index].outcome if found[index].special else -1))
                 else:
                     results.append(path_error(found[index].outcome, paths[index]))
-            all.before += all.used
-            all.limit -= all.used
+            all.before += size
+            all.limit -= size
             all.used = 0
             if cold:
                 break
@@ -3952,6 +4289,9 @@ def read_many(list paths not None, size_t limit, left):
     finally:
         free_pieces(&pieces, SIZE_MAX)
         leave_directory(&directory)
+        if rings is not None:
+            rings.files += all.by_ring
+            rings.give(&ring)
         free(names)
         free(found)
         if all.memory != all.block:
@@ -4783,10 +5123,7 @@ cdef class Ring:
     cdef int fd
     cdef readonly int eventfd
     cdef ring_queues q
-    cdef void *sq_memory
-    cdef void *cq_memory
-    cdef void *sqe_memory
-    cdef size_t sq_bytes, cq_bytes, sqe_bytes
+    cdef Mapping memory
     cdef readonly uint32_t setup_flags
     cdef readonly uint32_t features
     cdef readonly unsigned long thread
@@ -4856,7 +5193,9 @@ cdef class Ring:
         self.fd = <int>result
         self.setup_flags = params.flags
         self.features = params.features
-        self.map_queues(&params)
+        result = map_queues(self.fd, &params, &self.memory, &self.q)
+        if result < 0:
+            raise OSError(-result, f"mmap of the rings: {strerror(-result)}")
         if not can_overflow:
             self.inflight_max = min(inflight_max, params.cq_entries // 2)
         self.slots = <PyObject **>calloc(self.inflight_max, sizeof(PyObject *))
@@ -4879,59 +5218,14 @@ cdef class Ring:
             # 5.15; without it the kernel's own cap holds, which is no reason to refuse
             au_register(self.fd, AU_REGISTER_IOWQ_MAX_WORKERS, workers, 2)
 
-    cdef int map_queues(self, au_params *params) except -1:
-        cdef char *sq
-        cdef char *cq
-        self.sq_bytes = params.sq_off.array + params.sq_entries * sizeof(uint32_t)
-        self.cq_bytes = params.cq_off.cqes + params.cq_entries * sizeof(au_cqe)
-        self.sqe_bytes = params.sq_entries * sizeof(au_sqe)
-        if params.features & AU_FEAT_SINGLE_MMAP:
-            self.sq_bytes = self.cq_bytes = max(self.sq_bytes, self.cq_bytes)
-        self.sq_memory = au_map(self.fd, self.sq_bytes, AU_OFF_SQ_RING)
-        if params.features & AU_FEAT_SINGLE_MMAP:
-            self.cq_memory = self.sq_memory
-        else:
-            self.cq_memory = au_map(self.fd, self.cq_bytes, AU_OFF_CQ_RING)
-        self.sqe_memory = au_map(self.fd, self.sqe_bytes, AU_OFF_SQES)
-        if self.sq_memory == NULL or self.cq_memory == NULL or self.sqe_memory == NULL:
-            raise OSError(ENOMEM, "mmap of the rings: " + strerror(ENOMEM))
-        sq = <char *>self.sq_memory
-        cq = <char *>self.cq_memory
-        self.q.sq_head = <uint32_t *>(sq + params.sq_off.head)
-        self.q.sq_tail = <uint32_t *>(sq + params.sq_off.tail)
-        self.q.sq_flags = <uint32_t *>(sq + params.sq_off.flags)
-        self.q.sq_array = NULL
-        if not params.flags & AU_SETUP_NO_SQARRAY:
-            self.q.sq_array = <uint32_t *>(sq + params.sq_off.array)
-        self.q.sqes = <au_sqe *>self.sqe_memory
-        self.q.sq_entries = params.sq_entries
-        self.q.sq_mask = params.sq_entries - 1
-        self.q.sq_tail_local = self.q.sq_tail[0]
-        self.q.cq_head = <uint32_t *>(cq + params.cq_off.head)
-        self.q.cq_tail = <uint32_t *>(cq + params.cq_off.tail)
-        self.q.cq_overflow = <uint32_t *>(cq + params.cq_off.overflow)
-        self.q.cqes = <au_cqe *>(cq + params.cq_off.cqes)
-        self.q.cq_entries = params.cq_entries
-        self.q.cq_mask = params.cq_entries - 1
-        return 0
-
     def __dealloc__(self):
         # Operations still in the kernel hold counted references to themselves (never to us), so
         # their buffers outlive this ring.
-        self.unmap()
+        unmap_queues(&self.memory)
         self.close_fds()
         free(self.slots)
         free(self.generations)
         free(self.free_slots)
-
-    cdef void unmap(self) noexcept:
-        if self.sqe_memory != NULL:
-            munmap(self.sqe_memory, self.sqe_bytes)
-        if self.cq_memory != NULL and self.cq_memory != self.sq_memory:
-            munmap(self.cq_memory, self.cq_bytes)
-        if self.sq_memory != NULL:
-            munmap(self.sq_memory, self.sq_bytes)
-        self.sq_memory = self.cq_memory = self.sqe_memory = NULL
 
     cdef void close_fds(self) noexcept:
         if self.fd >= 0:
@@ -5476,7 +5770,7 @@ cdef class Ring:
                 self.strand(operation, not operation.effect)
                 count += 1
         self.inflight = 0
-        self.unmap()
+        unmap_queues(&self.memory)
         self.close_fds()
         return count
 
@@ -5500,7 +5794,7 @@ cdef class Ring:
         """
         cdef uint32_t slot
         cdef Operation operation
-        self.sq_memory = self.cq_memory = self.sqe_memory = NULL
+        memset(&self.memory, 0, sizeof(self.memory))
         if self.fd < 0:
             return
         self.close_fds()

@@ -53,6 +53,16 @@ struct au_params {
 
 struct au_timespec { int64_t tv_sec, tv_nsec; };
 
+struct au_files_register {
+    uint32_t count, flags;
+    uint64_t resv2, data, tags;
+};
+
+struct au_files_update {
+    uint32_t offset, resv;
+    uint64_t fds;
+};
+
 struct au_getevents_arg {
     uint64_t sigmask;
     uint32_t sigmask_sz, min_wait_usec;
@@ -101,6 +111,8 @@ static_assert(sizeof(struct au_cq_offsets) == 40, "io_cqring_offsets");
 static_assert(sizeof(struct au_params) == 120, "io_uring_params");
 static_assert(offsetof(struct au_params, sq_off) == 40, "io_uring_params.sq_off");
 static_assert(sizeof(struct au_getevents_arg) == 24, "io_uring_getevents_arg");
+static_assert(sizeof(struct au_files_register) == 32, "io_uring_rsrc_register");
+static_assert(sizeof(struct au_files_update) == 16, "io_uring_files_update");
 static_assert(sizeof(struct au_probe_op) == 8, "io_uring_probe_op");
 static_assert(offsetof(struct au_probe, ops) == 16, "io_uring_probe.ops");
 static_assert(sizeof(struct au_open_how) == 24, "open_how");
@@ -140,10 +152,14 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_OFF_SQES 0x10000000ULL
 
 #define AU_REGISTER_EVENTFD 4
+#define AU_REGISTER_FILES_UPDATE 6
 #define AU_REGISTER_PROBE 8
+#define AU_REGISTER_FILES2 13           /* 5.13 */
 #define AU_REGISTER_IOWQ_MAX_WORKERS 19 /* 5.15 */
+#define AU_REGISTER_SPARSE (1U << 0)     /* 5.19 */
 #define AU_OP_SUPPORTED (1U << 0)
 
+#define AU_IOSQE_FIXED_FILE (1U << 0)
 #define AU_IOSQE_ASYNC (1U << 4)
 
 #define AU_OP_NOP 0
@@ -157,6 +173,7 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_OP_STATX 21
 #define AU_OP_READ 22
 #define AU_OP_WRITE 23
+#define AU_OP_OPENAT2 28   /* into a slot: 5.15 */
 #define AU_OP_RENAMEAT 35  /* 5.11 */
 #define AU_OP_UNLINKAT 36  /* 5.11 */
 #define AU_OP_MKDIRAT 37   /* 5.15 */
@@ -182,5 +199,6 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_STATX_DIOALIGN 0x2000U      /* 6.1 */
 #define AU_STATX_MNT_ID_UNIQUE 0x4000U  /* 6.8: never reused while the system runs */
 #define AU_RWF_NOWAIT 0x8
+#define AU_RWF_DONTCACHE 0x80           /* 6.14 */
 
 #endif

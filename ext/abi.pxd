@@ -35,6 +35,13 @@ cdef extern from "abi.h" nogil:
     struct au_timespec:
         int64_t tv_sec, tv_nsec
 
+    struct au_files_register:
+        uint32_t count, flags
+
+    struct au_files_update:
+        uint32_t offset
+        uint64_t fds
+
     struct au_getevents_arg:
         uint64_t sigmask
         uint32_t sigmask_sz
@@ -94,9 +101,13 @@ cdef extern from "abi.h" nogil:
     const uint64_t AU_OFF_CQ_RING
     const uint64_t AU_OFF_SQES
     const uint32_t AU_REGISTER_EVENTFD
+    const uint32_t AU_REGISTER_FILES_UPDATE
     const uint32_t AU_REGISTER_PROBE
+    const uint32_t AU_REGISTER_FILES2
     const uint32_t AU_REGISTER_IOWQ_MAX_WORKERS
+    const uint32_t AU_REGISTER_SPARSE
     const uint16_t AU_OP_SUPPORTED
+    const uint8_t AU_IOSQE_FIXED_FILE
     const uint8_t AU_IOSQE_ASYNC
     const uint8_t AU_OP_NOP
     const uint8_t AU_OP_WRITEV
@@ -109,6 +120,7 @@ cdef extern from "abi.h" nogil:
     const uint8_t AU_OP_STATX
     const uint8_t AU_OP_READ
     const uint8_t AU_OP_WRITE
+    const uint8_t AU_OP_OPENAT2
     const uint8_t AU_OP_RENAMEAT
     const uint8_t AU_OP_UNLINKAT
     const uint8_t AU_OP_MKDIRAT
@@ -131,3 +143,4 @@ cdef extern from "abi.h" nogil:
     const uint32_t AU_STATX_MNT_ID_UNIQUE
     const uint32_t AU_STATX_DIOALIGN
     const int AU_RWF_NOWAIT
+    const int AU_RWF_DONTCACHE

@@ -8,9 +8,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from abi cimport (
     AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_MKDIRAT,
-    AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT, AU_OP_TIMEOUT,
-    AU_OP_UNLINKAT, AU_OP_WRITE, AU_OP_WRITEV, AU_NOP_INJECT_RESULT, au_sqe, au_statx,
-    au_timespec,
+    AU_OP_NOP, AU_OP_OPENAT, AU_OP_OPENAT2, AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT,
+    AU_OP_TIMEOUT, AU_OP_UNLINKAT, AU_OP_WRITE, AU_OP_WRITEV, AU_NOP_INJECT_RESULT, au_open_how,
+    au_sqe, au_statx, au_timespec,
 )
 
 
@@ -60,6 +60,17 @@ cdef inline void prep_openat(au_sqe *sqe, int dirfd, const char *path, int flags
     sqe.addr = <uint64_t>path
     sqe.len = mode
     sqe.op_flags = <uint32_t>flags
+
+
+cdef inline void prep_openat2_slot(au_sqe *sqe, int dirfd, const char *path, au_open_how *how,
+                                   uint32_t slot) noexcept nogil:
+    """openat2(2) into a slot of the registered files, in place of what is there.  5.15."""
+    sqe.opcode = AU_OP_OPENAT2
+    sqe.fd = dirfd
+    sqe.addr = <uint64_t>path
+    sqe.len = sizeof(au_open_how)
+    sqe.off = <uint64_t>how
+    sqe.file_index = <int32_t>(slot + 1)
 
 
 cdef inline void prep_close(au_sqe *sqe, int fd) noexcept nogil:

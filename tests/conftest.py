@@ -157,7 +157,7 @@ class Tiers:
         if not self.now:
             assert statistics.now == statistics.now_opened == statistics.now_closed == 0
         if not self.ring:
-            assert statistics.ring == statistics.rings == 0
+            assert statistics.ring == statistics.rings == statistics.by_ring == 0
             assert statistics.driver == "thread"
 
 

@@ -149,7 +149,9 @@ async def read_files(
     names = names_of(paths)
     runtime = await _begin()
     parts = _Parts(
-        names, lambda paths: read_chunk(paths, CHUNK_BYTES), until_odd=not return_exceptions
+        names,
+        lambda paths: read_chunk(paths, CHUNK_BYTES, runtime.file_rings),
+        until_odd=not return_exceptions,
     )
 
     async def hop() -> None:
@@ -530,7 +532,8 @@ class _Files(Generic[P]):
                 await self._wait_for_room(number)
                 self._reading += 1
                 try:
-                    read = partial(read_chunk, [name_of(path) for path in paths], self._limit)
+                    names = [name_of(path) for path in paths]
+                    read = partial(read_chunk, names, self._limit, self._runtime.file_rings)
                     found: list[Any]
                     found, _, _ = await self._runtime.threads.call(read, None, _close_chunk)
                 except Exception as error:  # noqa: BLE001  # no thread, no memory: for the first

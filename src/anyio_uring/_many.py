@@ -96,13 +96,15 @@ def stat_chunk(paths: list[AnyPath], follow: bool) -> Found:
     return Found(results, odd, _is_slow(begin, results))
 
 
-def read_chunk(paths: list[AnyPath], limit: int) -> Found:
+def read_chunk(paths: list[AnyPath], limit: int, rings: _uring.FileRings | None = None) -> Found:
     """The content of each regular file, all of them together no more than `limit` bytes.
 
     Ends early, but not before the first one, where the next would be too much.
+
+    :param rings: to be used, where io_uring serves the run
     """
     if COMPILED:
-        return Found(*_uring.read_many(paths, limit, Left))
+        return Found(*_uring.read_many(paths, limit, Left, rings))
     begin = perf_counter()
     results: list[bytes | OSError | Left] = []
     odd: list[int] = []

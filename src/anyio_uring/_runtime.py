@@ -50,6 +50,7 @@ class Statistics(NamedTuple):
     :ivar ring: operations started on the ring
     :ivar ring_refused: of those, handed on to a thread
     :ivar thread: jobs given to worker threads
+    :ivar by_ring: files of batches that worker threads have read by rings of their own
     :ivar operations: operations on the ring by name
     :ivar enters: calls of io_uring_enter(2)
     :ivar inflight: operations in the kernel now
@@ -78,6 +79,7 @@ class Statistics(NamedTuple):
     ring: int = 0
     ring_refused: int = 0
     thread: int = 0
+    by_ring: int = 0
     enters: int = 0
     inflight: int = 0
     queued: int = 0
@@ -93,6 +95,7 @@ class Runtime:
     """Host, gate and driver of one running loop.
 
     :ivar closes: with its loop
+    :ivar file_rings: for worker threads that read many files; None: io_uring does not serve
     """
 
     def __init__(self, host: Host, settings: Settings, ops: FileOps, meter: Any) -> None:
@@ -101,6 +104,7 @@ class Runtime:
         self.ops = ops
         self.meter = meter
         self.closes = True
+        self.file_rings = _new_file_rings() if ops.name == "uring" else None
         self.gate = Gate(host, meter, self._recruit)
         with _runtimes_lock:
             _runtimes.add(self)
@@ -146,10 +150,16 @@ class Runtime:
         if self.meter is not None:
             self.meter.retire()
         self.threads.shut_down()
+        if self.file_rings is not None:
+            self.file_rings.close()
         self.host.shut_down()
 
     def statistics(self) -> Statistics:
-        counts: dict[str, Any] = {"driver": self.ops.name, "thread": self.threads.jobs}
+        counts: dict[str, Any] = {
+            "driver": self.ops.name,
+            "thread": self.threads.jobs,
+            "by_ring": 0 if self.file_rings is None else self.file_rings.files,
+        }
         if self.meter is not None:
             counts.update(
                 now=self.meter.hits,
@@ -287,6 +297,12 @@ def _new_meter(settings: Settings) -> Any:
     if settings.checkpoint_every is not None:
         meter.checkpoint_every(settings.checkpoint_every)
     return meter
+
+
+def _new_file_rings() -> Any:
+    from . import _uring
+
+    return _uring.FileRings()
 
 
 def _driver(host: Host, settings: Settings, obstacle: str | None) -> FileOps:

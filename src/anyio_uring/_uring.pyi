@@ -546,8 +546,17 @@ def are_plain(paths: list[Any]) -> bool: ...
 def stat_many(
     paths: list[str | bytes], follow: bool
 ) -> tuple[list[os.stat_result | OSError], list[int], bool]: ...
+
+@final
+class FileRings:
+    files: int
+    def close(self) -> None: ...
+
 def read_many(
-    paths: list[str | bytes], limit: int, left: Callable[[int], _Left]
+    paths: list[str | bytes],
+    limit: int,
+    left: Callable[[int], _Left],
+    rings: FileRings | None = None,
 ) -> tuple[list[bytes | OSError | _Left], list[int], bool]: ...
 def copy_many(
     names: list[str], source: int, target: int, metadata: bool, clone: bool

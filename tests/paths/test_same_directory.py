@@ -30,7 +30,7 @@ if COMPILED:
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.usefixtures("tiers"),
-    pytest.mark.tiers("thread"),  # threads do it, whatever the driver
+    pytest.mark.tiers("auto", "thread"),  # threads do it, by rings of their own if they may
     pytest.mark.hosts("asyncio", "trio"),
 ]
 needs_mount = pytest.mark.skipif(mounts.cannot_mount() is not None, reason="mounting needs root")
@@ -93,7 +93,7 @@ async def test_results_are_those_of_open(
     chance = random.Random(5)
     for _ in range(4):
         chance.shuffle(names)
-        paths: list[Any] = [f"{start}/{name}" for name in names]
+        paths: list[Any] = [f"{start}/{name}" for name in names] * 4
         if style == "bytes":
             paths = [os.fsencode(path) for path in paths]
         found: list[Any] = await read_files(paths, return_exceptions=True)
@@ -118,11 +118,11 @@ async def test_limits_are_those_of_whole_paths(tmp_path: Path) -> None:
     assert kinds == {0, errno.ENAMETOOLONG, errno.ELOOP}
 
 
-async def test_last_descriptor_goes_to_the_file(tmp_path: Path) -> None:
-    paths = [str(tmp_path / f"{number}") for number in range(2 * MANY)]
+async def test_last_descriptor_goes_to_the_file(tmp_path: Path, rings: Any) -> None:
+    paths = [str(tmp_path / f"{number}") for number in range(8 * MANY)]
     for path in paths:
         Path(path).write_bytes(path.encode())
-    read_chunk([*paths], 1 << 20)  # the file system is known from now on
+    read_chunk([*paths], 1 << 20, rings)  # the file system is known from now on
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
     try:
@@ -131,7 +131,7 @@ async def test_last_descriptor_goes_to_the_file(tmp_path: Path) -> None:
             while True:
                 taken.append(os.dup(0))
         os.close(taken.pop())
-        found = read_chunk([*paths], 1 << 20).results
+        found = read_chunk([*paths], 1 << 20, rings).results
     finally:
         for fd in taken:
             os.close(fd)

@@ -1,0 +1,333 @@
+"""Small files that worker threads read by rings of their own: what differs from open and read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from tests.support import mounts
+from tests.support.state import descriptors
+
+from anyio_uring import iter_files, read_files, statistics
+from anyio_uring._handle import COMPILED
+from anyio_uring._many import Left, read_chunk
+
+if COMPILED:
+    from anyio_uring import _uring
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("tiers"),
+    pytest.mark.tiers("auto"),
+    pytest.mark.hosts("asyncio", "trio"),
+    pytest.mark.skipif(not COMPILED, reason="it is compiled code that does so"),
+    pytest.mark.skipif(mounts.cannot_mount() is not None, reason="mounting needs root"),
+]
+
+MANY = 96
+PAGE = 4096
+LIMIT = 4 << 20
+
+
+@pytest.fixture(scope="module")
+def disk() -> Iterator[Path]:
+    """A file system of which a ring can read."""
+    with mounts.loop("ext4") as folder:
+        yield folder
+
+
+@pytest.fixture
+def folder(disk: Path) -> Iterator[Path]:
+    place = disk / "folder"
+    place.mkdir()
+    yield place
+    shutil.rmtree(place)
+
+
+def fill(folder: Path, count: int = MANY, size: int = 1000) -> list[Any]:
+    """Files, all in memory, on a mount of which is known what has to be.
+
+    By whole pages, too: of what was only written, no more than the blocks may be there.
+    """
+    paths = [str(folder / f"{number:04}") for number in range(count)]
+    for number, path in enumerate(paths):
+        Path(path).write_bytes(number.to_bytes(2, "big") * (size // 2))
+    in_memory(paths)
+    return paths
+
+
+def in_memory(paths: list[Any]) -> None:
+    done = 0
+    while done < len(paths):
+        done += len(read_chunk(paths[done:], LIMIT).results)
+
+
+def told(paths: list[Any]) -> list[bytes]:
+    return [Path(path).read_bytes() for path in paths]
+
+
+def is_cached(path: str) -> bool:
+    with open(path, "rb", 0) as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+        except BlockingIOError:
+            return False
+
+
+def ring_count() -> int:
+    return list(descriptors().values()).count("anon_inode:[io_uring]")
+
+
+async def test_run_and_statistics(folder: Path) -> None:
+    paths = fill(folder, 3000)
+    expected = told(paths)
+    assert statistics().by_ring == 0
+    assert await read_files(paths) == expected
+    # A file may be asked for again, in the common way, where somebody else has a lock of it
+    assert 0.9 * len(paths) < statistics().by_ring <= len(paths)
+    async with iter_files(paths) as files:
+        assert [data async for _, data in files] == expected
+    assert 1.8 * len(paths) < statistics().by_ring <= 2 * len(paths)
+
+
+@pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1, PAGE + 64, PAGE + 65, 3 * PAGE])
+async def test_sizes(folder: Path, rings: Any, size: int) -> None:
+    paths = fill(folder)
+    for index in range(0, MANY, 3):
+        Path(paths[index]).write_bytes(b"x" * size)
+    in_memory(paths)
+    assert read_chunk(paths, LIMIT, rings).results == told(paths)
+    assert rings.files > MANY // 4
+
+
+@pytest.mark.parametrize("size", [6000, 12_000, 30_000, 33_000])
+async def test_files_that_want_more_room(folder: Path, rings: Any, size: int) -> None:
+    paths = fill(folder, size=size)
+    assert read_chunk(paths, LIMIT, rings).results == told(paths)
+    assert (rings.files > 0) is (size < 8 * (PAGE + 64))
+
+
+async def test_only_what_is_left_of_the_limit_is_used(folder: Path, rings: Any) -> None:
+    paths = fill(folder)
+    everything = told(paths)
+    for limit in 900, 10_000, 40_000, 64_000, 90_000, 100_000:
+        found = read_chunk(paths, limit, rings).results
+        if limit < 1000:
+            assert found[0] == Left(-1)
+            continue
+        assert found == everything[: len(found)]
+        assert limit // 5000 <= len(found) <= limit // 1000
+
+
+async def test_nothing_is_taken_of_a_pipe(folder: Path, rings: Any) -> None:
+    paths = fill(folder)
+    fifos = [paths[index] for index in range(5, MANY, 16)]
+    ends = []
+    for path in fifos:
+        os.unlink(path)
+        os.mkfifo(path)
+        ends += [os.open(path, os.O_RDONLY | os.O_NONBLOCK), os.open(path, os.O_WRONLY)]
+        os.write(ends[-1], b"kept")
+    try:
+        found = read_chunk(paths, LIMIT, rings).results
+        for path, result in zip(paths, found, strict=True):
+            if path in fifos:
+                assert isinstance(result, Left)
+                assert os.read(result.fd, 10) == b"kept"
+                os.close(result.fd)
+            else:
+                assert result == Path(path).read_bytes()
+    finally:
+        for fd in ends:
+            os.close(fd)
+    assert rings.files > MANY // 2
+
+
+async def test_writer_of_a_pipe_that_nobody_reads_yet(folder: Path, rings: Any) -> None:
+    """The first one to open it is the one who reads: a writer that has been let in stays."""
+    paths = fill(folder)
+    os.unlink(paths[40])
+    os.mkfifo(paths[40])
+    failures = []
+
+    def write() -> None:
+        fd = os.open(paths[40], os.O_WRONLY)
+        try:
+            os.write(fd, b"heard")
+        except BrokenPipeError as error:
+            failures.append(error)
+        os.close(fd)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    found = read_chunk(paths, LIMIT, rings).results
+    os.set_blocking(found[40].fd, True)
+    writer.join(60)
+    with open(found[40].fd, "rb", 0) as file:
+        assert file.read() == b"heard"
+    assert not failures
+
+
+async def test_pages_that_are_read_stay_in_memory(folder: Path, rings: Any) -> None:
+    paths = fill(folder)
+    os.sync()
+    for path in paths:
+        with open(path, "rb", 0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert not any(map(is_cached, paths))
+    # (Which has begun to read them into memory)
+    for path in paths:
+        with open(path, "rb", 0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    found: list[Any] = []
+    while len(found) < MANY:  # it comes back where it had to wait
+        found += read_chunk(paths[len(found) :], LIMIT, rings).results
+    assert found == told(paths)
+    assert all(map(is_cached, paths))
+
+
+async def test_nothing_stays_open(folder: Path, rings: Any) -> None:
+    """A lease for a writer is had where nobody else has the file open."""
+    paths = fill(folder)
+    read_chunk(paths, LIMIT, rings)
+    assert rings.files > MANY // 2
+    for path in paths:
+        with open(path, "r+b", 0) as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+async def test_files_that_cannot_be_had(folder: Path, rings: Any) -> None:
+    paths = fill(folder)
+    os.unlink(paths[3])
+    os.unlink(paths[4])
+    os.mkdir(paths[4])
+    os.unlink(paths[5])
+    os.symlink("0006", paths[5])
+    found = read_chunk(paths, LIMIT, rings)
+    assert found.odd == [3, 4]
+    for index, number in (3, errno.ENOENT), (4, errno.EISDIR):
+        assert found.results[index].errno == number
+        assert found.results[index].filename == paths[index]
+    del paths[3:5], found.results[3:5]
+    assert found.results == told(paths)
+
+
+async def test_lease_of_somebody(folder: Path, rings: Any) -> None:
+    paths = fill(folder)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with open(paths[20], "r+b", 0) as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            found = read_chunk(paths, LIMIT, rings)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert found.odd == [20]
+    assert found.results[20] == Left(-1)
+
+
+@pytest.mark.hosts("asyncio")
+@pytest.mark.parametrize("free", [0, 1, 2, 3])
+async def test_few_descriptors(folder: Path, rings: Any, free: int) -> None:
+    """They are for the files: all but one of those here are read in the common way."""
+    paths = fill(folder)
+    Path(paths[7]).write_bytes(bytes(2 * PAGE))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(free):
+            os.close(taken.pop())
+        found = read_chunk(paths, LIMIT, rings)
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if free:
+        assert found.results == told(paths)
+    else:
+        assert {result.errno for result in found.results} == {errno.EMFILE}
+
+
+async def test_slots_count_as_descriptors(folder: Path, rings: Any) -> None:
+    """Where fewer are allowed than a ring has slots, there is no ring, and none is left."""
+    paths = fill(folder)
+    before = descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = [fd for fd in range(30) if fd not in before]
+    assert low, "too many descriptors are open"
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (31, hard))
+        found = read_chunk(paths, LIMIT, rings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found.results == told(paths)
+    assert rings.files == 0
+    assert descriptors() == before
+
+
+async def test_rings_are_kept_for_the_run(folder: Path) -> None:
+    paths = fill(folder, 2000)
+    before = ring_count()
+    for _ in range(3):
+        await read_files(paths)
+        async with iter_files(paths) as files:
+            async for _ in files:
+                pass
+        assert before < ring_count() <= before + 4
+
+
+async def test_rings_end_with_their_owner(folder: Path) -> None:
+    paths = fill(folder)
+    before = ring_count()
+    rings = _uring.FileRings()
+    read_chunk(paths, LIMIT, rings)
+    assert ring_count() == before + 1
+    del rings
+    assert ring_count() == before
+    rings = _uring.FileRings()
+    rings.close()
+    assert read_chunk(paths, LIMIT, rings).results == told(paths)
+    assert rings.files > MANY // 2
+    assert ring_count() == before
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+async def test_forked_child_has_its_own(folder: Path, rings: Any) -> None:
+    paths = fill(folder)
+    expected = told(paths)
+    others = ring_count()
+    read_chunk(paths, LIMIT, rings)
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(BaseException):
+            inherited = rings.files
+            code = 2
+            in_memory(paths)  # and the mount is known again
+            if read_chunk(paths, LIMIT, rings).results == expected:
+                code = 3 if rings.files == inherited else 0
+            rings.close()
+            code += 10 * (ring_count() != others)
+        os._exit(code)
+    with anyio.fail_after(60):
+        _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    before = rings.files
+    assert read_chunk(paths, LIMIT, rings).results == expected
+    assert rings.files > before
