@@ -40,7 +40,7 @@ from abi cimport (
     AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE, AU_REGISTER_EVENTFD,
     AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_FILES2, AU_REGISTER_FILES_UPDATE, AU_REGISTER_PROBE,
     AU_REGISTER_SPARSE, AU_RESOLVE_CACHED, AU_RESOLVE_NO_SYMLINKS, AU_RESOLVE_NO_XDEV,
-    AU_RWF_DONTCACHE, AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
+    AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
     AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
     AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
     AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent,
@@ -3992,34 +3992,17 @@ cdef void ask_ring(FileRing *ring, uint32_t count, long *answers) noexcept nogil
     cq_advance(&ring.q, count)
 
 
-cdef uint32_t put_reads(FileRing *ring, int count, char *memory, size_t size,
-                        uint32_t flags) noexcept nogil:
-    """Into the queue: a read of each file that has been opened; how many."""
-    cdef au_sqe *sqe
-    cdef int index
-    cdef uint32_t put = 0
-    for index in range(count):
-        if ring.opened[index] == 0:
-            sqe = sq_next(&ring.q)
-            prep_read(sqe, index, memory + index * ring.room, <uint32_t>size, 0)
-            sqe.flags = AU_IOSQE_FIXED_FILE
-            sqe.op_flags = flags
-            sqe.user_data = <uint64_t>index
-            put += 1
-    return put
-
-
 cdef void ask_for_files(FileRing *ring, Directory *directory, const char **names, int count,
                         char *memory) noexcept nogil:
     """Open regular files into the slots, and read each but once, if all that takes no waiting.
 
-    None but those: of a pipe or a terminal a ring takes the next bytes, wherever a read is to
-    begin.  Those refuse RWF_DONTCACHE.  It is asked for with a read of nothing, as pages that are
-    not in memory would be read into it by the other one, and thrown away by whoever comes next.
+    Of a pipe or a terminal a ring takes the next bytes, wherever a read is to begin: these refuse
+    RWF_NOWAIT.  (Pipes that have no name do not.)
     """
     cdef au_open_how how
     cdef au_sqe *sqe
     cdef int index
+    cdef uint32_t asked = 0
     memset(&how, 0, sizeof(how))
     how.flags = <uint64_t>(O_RDONLY | O_NONBLOCK)
     how.resolve = AU_RESOLVE_NO_XDEV | AU_RESOLVE_NO_SYMLINKS | AU_RESOLVE_CACHED
@@ -4030,9 +4013,17 @@ cdef void ask_for_files(FileRing *ring, Directory *directory, const char **names
         sqe.user_data = <uint64_t>index
     ring.clear = False
     ask_ring(ring, <uint32_t>count, ring.opened)
-    ask_ring(ring, put_reads(ring, count, memory, 0, AU_RWF_NOWAIT | AU_RWF_DONTCACHE), ring.opened)
-    if ring.room:
-        ask_ring(ring, put_reads(ring, count, memory, ring.room, AU_RWF_NOWAIT), ring.got)
+    if ring.room == 0:
+        return
+    for index in range(count):
+        if ring.opened[index] == 0:
+            sqe = sq_next(&ring.q)
+            prep_read(sqe, index, memory + index * ring.room, <uint32_t>ring.room, 0)
+            sqe.flags = AU_IOSQE_FIXED_FILE
+            sqe.op_flags = AU_RWF_NOWAIT
+            sqe.user_data = <uint64_t>index
+            asked += 1
+    ask_ring(ring, asked, ring.got)
 
 
 cdef bint ends_there(long got, size_t room) noexcept nogil:

@@ -199,6 +199,5 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_STATX_DIOALIGN 0x2000U      /* 6.1 */
 #define AU_STATX_MNT_ID_UNIQUE 0x4000U  /* 6.8: never reused while the system runs */
 #define AU_RWF_NOWAIT 0x8
-#define AU_RWF_DONTCACHE 0x80           /* 6.14 */
 
 #endif

@@ -143,4 +143,3 @@ cdef extern from "abi.h" nogil:
     const uint32_t AU_STATX_MNT_ID_UNIQUE
     const uint32_t AU_STATX_DIOALIGN
     const int AU_RWF_NOWAIT
-    const int AU_RWF_DONTCACHE
