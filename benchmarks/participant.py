@@ -47,6 +47,7 @@ def tiers() -> dict[str, int]:
         "helper": counts.helped,
         "ring": counts.ring - counts.ring_refused,
         "thread": counts.thread,
+        "ring of a thread": counts.by_ring,
     }
 
 

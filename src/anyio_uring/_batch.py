@@ -133,7 +133,8 @@ async def read_files(
     """All bytes of each file, in the order of the paths.
 
     All of them are in memory at the end; `iter_files` bounds that.  Small files are read by worker
-    threads, many in one hop, whatever the driver; bigger ones as `Path.read_bytes` does.
+    threads, many in one hop, by rings of their own if the driver is io_uring; bigger ones as
+    `Path.read_bytes` does.
 
     :param return_exceptions: an OSError sits in the place of its result; else the first failure
         gives up the rest and is raised

@@ -166,7 +166,7 @@ def test_run_blocked_measures_ours_without_a_ring(tmp_path: Path) -> None:
     report = measured(tmp_path, "--hosts", "asyncio", "--rows", "write_64k", "--blocked")
     ours, blocked = report["lines"]
     assert (ours["participant"], blocked["participant"]) == ("ours", "blocked")
-    assert set(blocked["tiers"]) == {"now", "helper", "ring", "thread"}
+    assert set(blocked["tiers"]) == {"now", "helper", "ring", "thread", "ring of a thread"}
     assert blocked["tiers"]["ring"] == 0 < blocked["tiers"]["thread"]
     assert (ours["tiers"]["ring"] > 0) == _probe.probe().available
 
