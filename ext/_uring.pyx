@@ -27,7 +27,6 @@ from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memchr, memcpy, memmove, memset, strlen, strncmp, strrchr
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.uio cimport iovec
-from posix.unistd cimport getpid
 
 from abi cimport (
     AU_AT_EMPTY_PATH, AU_AT_NO_AUTOMOUNT, AU_AT_REMOVEDIR, AU_AT_STATX_DONT_SYNC,
@@ -35,17 +34,18 @@ from abi cimport (
     AU_ENTER_GETEVENTS, AU_FEAT_EXT_ARG, AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS,
     AU_FEAT_RW_CUR_POS, AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC,
     AU_IOSQE_ASYNC, AU_IOSQE_FIXED_FILE, AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING,
-    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_LINKAT,
-    AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT, AU_OP_STATX,
-    AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE, AU_REGISTER_EVENTFD,
-    AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_FILES2, AU_REGISTER_FILES_UPDATE, AU_REGISTER_PROBE,
-    AU_REGISTER_SPARSE, AU_RESOLVE_CACHED, AU_RESOLVE_NO_SYMLINKS, AU_RESOLVE_NO_XDEV,
-    AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE,
-    AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL,
-    AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS,
-    AU_STATX_DIOALIGN, AU_STATX_MNT_ID, AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent,
-    au_files_register, au_files_update, au_getevents_arg, au_open_how, au_params, au_probe, au_sqe,
-    au_statx, au_statx_timestamp, au_timespec,
+    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FIXED_FD_INSTALL, AU_OP_FSYNC,
+    AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ,
+    AU_OP_RENAMEAT, AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
+    AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_FILES2,
+    AU_REGISTER_FILES_UPDATE, AU_REGISTER_PROBE, AU_REGISTER_SPARSE, AU_RESOLVE_CACHED,
+    AU_RESOLVE_NO_SYMLINKS, AU_RESOLVE_NO_XDEV, AU_RWF_NOWAIT, AU_SETUP_CLAMP,
+    AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE, AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY,
+    AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL, AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW,
+    AU_SQ_TASKRUN, AU_STATX_BASIC_STATS, AU_STATX_DIOALIGN, AU_STATX_MNT_ID,
+    AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent, au_files_register, au_files_update,
+    au_getevents_arg, au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp,
+    au_timespec,
 )
 from kernel cimport (
     AU_PIECE, au_attributes, au_clone, au_close, au_close_copy, au_enter, au_eventfd,
@@ -3623,8 +3623,9 @@ cdef enum:
     _SLASH = 47
     _RING_FILES = 32            # at a time, by a ring of their own, if there are as many
     _RINGS_KEPT = 4             # for the next batches
+    _RING_PAUSE = 16            # which do without when it was of no use
     _SHARE = 4096 + 64          # bytes for each of them, at first and at most
-    _SHARE_MOST = 8 * _SHARE
+    _SHARE_MOST = 4 * _SHARE
     _RUN = 8                    # paths in the same directory for which that is opened
     _DIRECTORY_MAX = 512        # bytes of its name
     _PATH_MAX = 4096            # with the null byte (limits.h)
@@ -3727,7 +3728,8 @@ cdef struct Contents:
     char *block         # of the pool
     size_t size, used
     size_t before       # bytes that have become objects
-    size_t limit        # of those behind them, with what is free between them
+    size_t limit        # of those behind them
+    size_t gaps         # bytes between them that are nobody's
     bint ready          # no page of it is missing
     Py_ssize_t by_ring  # files
 
@@ -3736,8 +3738,8 @@ cdef size_t find_room(Contents *all) noexcept nogil:
     """Room for some bytes more, if the limit leaves any: how many; 0 if there is none."""
     cdef size_t wanted
     cdef char *memory
-    if all.used == all.size and all.size < all.limit:
-        wanted = min(2 * all.size, all.limit)
+    if all.used == all.size and all.size < all.limit + all.gaps:
+        wanted = min(2 * all.size, all.limit + all.gaps)
         memory = <char *>realloc(NULL if all.memory == all.block else all.memory, wanted)
         if memory != NULL:
             if all.memory == all.block:
@@ -3745,7 +3747,7 @@ cdef size_t find_room(Contents *all) noexcept nogil:
             all.memory = memory
             all.size = wanted
             all.ready = False
-    return min(all.size, all.limit) - all.used
+    return min(all.size, all.limit + all.gaps) - all.used
 
 
 # For files in memory: threads that open files get in each other's way at the process's table of
@@ -3754,6 +3756,7 @@ cdef struct FileRing:
     int fd                  # -1: there is none
     size_t room             # for each file; 0: nothing is to be read this way
     bint clear              # no file is open
+    bint broken             # the kernel refuses it, or has not taken all that is in the queue
     Mapping memory
     ring_queues q
     long opened[_RING_FILES]
@@ -3865,6 +3868,13 @@ cdef long open_in(Directory *directory, const char *name) noexcept nogil:
     return au_openat2(<int>directory.fd, name, &how)
 
 
+cdef bint is_special(int fd) noexcept nogil:
+    """Neither a regular file nor a directory, but a pipe, a device, ..."""
+    cdef au_statx facts
+    return (au_statx_call(fd, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, &facts) == 0
+            and not S_ISREG(facts.stx_mode) and not S_ISDIR(facts.stx_mode))
+
+
 cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, Contents *all,
                    Content *one) noexcept nogil:
     """All of a regular file, the first of these paths.
@@ -3873,8 +3883,7 @@ cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, C
     behind it wait for its writer, and is opened but once.  pread(2) refuses FIFOs and terminals, so
     what it answers with bytes need not be asked for its kind.
     """
-    cdef au_statx facts
-    cdef size_t room
+    cdef size_t room = 1
     cdef const char *name = name_from(directory, paths, count)
     cdef long got, fd = -EINTR if name == NULL else open_in(directory, name)
     # On a mount that is known, a read of a regular file into memory that is there stops short at
@@ -3916,10 +3925,8 @@ cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, C
         if got < 0 and got != -EINTR:
             one.outcome = got
             break
-    if (one.outcome <= 0 and not one.skipped and not one.full and
-            au_statx_call(fd, b"", AU_AT_EMPTY_PATH, AU_STATX_BASIC_STATS, &facts) == 0 and
-            not S_ISREG(facts.stx_mode) and not S_ISDIR(facts.stx_mode)):
-        one.special = True
+    if (one.outcome <= 0 or room == 0) and is_special(<int>fd):
+        one.special, one.skipped, one.full = True, False, False
         one.outcome = fd
         return
     if one.skipped or one.full or one.outcome < 0:
@@ -3935,7 +3942,7 @@ cdef void begin_file_ring(FileRing *ring) noexcept nogil:
     cdef long result
     memset(&params, 0, sizeof(params))
     memset(&slots, 0, sizeof(slots))
-    ring.room, ring.clear = 0, True
+    ring.room, ring.clear, ring.broken = 0, True, True
     params.flags = AU_SETUP_SUBMIT_ALL
     result = au_setup(_RING_FILES, &params)
     if result < 0:
@@ -3944,7 +3951,7 @@ cdef void begin_file_ring(FileRing *ring) noexcept nogil:
     slots.count, slots.flags = _RING_FILES, AU_REGISTER_SPARSE
     if (map_queues(ring.fd, &params, &ring.memory, &ring.q) == 0
             and au_register(ring.fd, AU_REGISTER_FILES2, &slots, sizeof(slots)) == 0):
-        ring.room = room
+        ring.room, ring.broken = room, False
     else:
         end_file_ring(ring)
 
@@ -3971,21 +3978,19 @@ cdef void end_file_ring(FileRing *ring) noexcept nogil:
 
 cdef void ask_ring(FileRing *ring, uint32_t count, long *answers) noexcept nogil:
     """Have the kernel do the `count` things in the queue: the answers, each where its `user_data`
-    says; those that it did not take keep theirs.
+    says; those that it did not take keep theirs, and the ring is of no more use.
 
     Nothing stays with it: what would have to wait is refused.  So what it has taken it has answered
-    when it comes back.
+    when it comes back, and nothing is waited for.
     """
     cdef uint32_t index
-    cdef long result
     cdef au_cqe *cqe
     sq_publish(&ring.q)
     while cq_ready(&ring.q) < count:
-        result = au_enter(ring.fd, sq_pending(&ring.q), count, AU_ENTER_GETEVENTS, NULL, 0)
-        if result < 0 and result != -EINTR:
-            ring.room = 0
+        if au_enter(ring.fd, sq_pending(&ring.q), 0, 0, NULL, 0) <= 0:
+            ring.room, ring.broken = 0, True
             break
-    count = cq_ready(&ring.q)
+    count = min(cq_ready(&ring.q), count)
     for index in range(count):
         cqe = cq_at(&ring.q, index)
         answers[cqe.user_data] = cqe.res
@@ -4013,7 +4018,7 @@ cdef void ask_for_files(FileRing *ring, Directory *directory, const char **names
         sqe.user_data = <uint64_t>index
     ring.clear = False
     ask_ring(ring, <uint32_t>count, ring.opened)
-    if ring.room == 0:
+    if ring.broken:
         return
     for index in range(count):
         if ring.opened[index] == 0:
@@ -4031,16 +4036,45 @@ cdef bint ends_there(long got, size_t room) noexcept nogil:
     return 0 < got < <long>room and got % _PAGE_LEAST
 
 
+cdef long special_of(FileRing *ring, int index) noexcept nogil:
+    """A descriptor of what a slot has, if it is special; else -errno."""
+    cdef au_sqe *sqe
+    cdef long fd = -EINVAL
+    if ring.opened[index] or ring.got[index] != -EOPNOTSUPP or ring.broken or ring.fd < 0:
+        return fd
+    sqe = sq_next(&ring.q)
+    sqe.opcode = AU_OP_FIXED_FD_INSTALL
+    sqe.flags = AU_IOSQE_FIXED_FILE
+    sqe.fd = index
+    ask_ring(ring, 1, &fd)
+    if fd >= 0 and not is_special(<int>fd):
+        au_close(<int>fd)
+        fd = -EINVAL
+    return fd
+
+
+cdef int last_refused(FileRing *ring, int count) noexcept nogil:
+    """Up to here everything is to be handed out, as it may be special: a pipe's writer has been let
+    in, and the next who opens the pipe might find him gone."""
+    while count and (ring.opened[count - 1] or ring.got[count - 1] != -EOPNOTSUPP):
+        count -= 1
+    return count - 1
+
+
 cdef bint judge_ring(FileRing *ring, size_t room, int count) noexcept nogil:
     """After so many files: whether most have been read; what the next ones are given."""
     cdef int index, ended = 0, bigger = 0
+    cdef long most = 0
     for index in range(count):
         ended += ends_there(ring.got[index], room)
         bigger += ring.got[index] == <long>room
+        most = max(most, ring.got[index])
     if bigger > count // 4 and 0 < ring.room < _SHARE_MOST:
         ring.room *= 2
     elif ended <= count // 2:
         ring.room = 0
+    elif most < <long>(room // 2) and room > _SHARE:
+        ring.room //= 2
     return ended > count // 2
 
 
@@ -4053,8 +4087,9 @@ cdef Py_ssize_t read_by_ring(const char **paths, Py_ssize_t count, Directory *di
     cdef Content *one
     cdef FileRing *ring = directory.ring
     cdef size_t start = all.used, room = ring.room
-    cdef size_t fit = (min(all.size, all.limit) - start) // room
+    cdef size_t fit = (min(all.size, all.limit + all.gaps) - start) // room
     cdef int index, asked = 0, most = <int>min(fit, <size_t>min(count, _RING_FILES))
+    cdef int wanted
     cdef bint most_read
     while asked < most:
         names[asked] = name_here(directory, paths[asked])
@@ -4068,20 +4103,30 @@ cdef Py_ssize_t read_by_ring(const char **paths, Py_ssize_t count, Directory *di
         if ring.room == 0:
             return 0
     ask_for_files(ring, directory, names, asked, all.memory + start)
-    most_read = judge_ring(ring, room, asked)
+    wanted = last_refused(ring, asked)
+    most_read = judge_ring(ring, room, asked) or wanted >= 0
     all.used = start + asked * room
+    all.gaps += asked * room
     for index in range(asked):
         one = &found[index]
-        if ends_there(ring.got[index], room):
-            one.outcome, one.start = ring.got[index], start + index * room
-            one.special = one.skipped = one.full = False
+        one.outcome, one.start = ring.got[index], start + index * room
+        one.special = one.skipped = one.full = False
+        if ends_there(one.outcome, room):
+            all.gaps -= one.outcome
             all.by_ring += 1
         elif most_read:
+            one.outcome = special_of(ring, index)
+            if one.outcome >= 0:
+                one.special = True
+                continue
             read_one(paths + index, count - index, directory, all, one)
+            if one.full and index < wanted:
+                one.full, one.skipped = False, True
             if one.full:
                 return index + 1
         else:
             all.used = start + index * room
+            all.gaps -= (asked - index) * room
             return index
     return asked
 
@@ -4158,45 +4203,44 @@ cdef class FileRings:
 
     cdef FileRing kept[_RINGS_KEPT]
     cdef int count
+    cdef int pause          # batches that do without: it was of no use to the last one
     cdef bint closed
-    cdef int process
     cdef readonly uint64_t files
-
-    def __cinit__(self):
-        self.process = getpid()
+    cdef object __weakref__
 
     cdef void take(self, FileRing *ring) noexcept:
         """One that is to spare, or none yet."""
-        self.forget()
-        memset(ring, 0, sizeof(FileRing))
-        ring.fd = -1
+        if self.pause:
+            self.pause -= 1
+            return
         if self.count:
             self.count -= 1
             ring[0] = self.kept[self.count]
+        else:
+            ring.room = _SHARE
 
     cdef void give(self, FileRing *ring) noexcept:
-        if ring.fd >= 0:
-            with nogil:
-                close_files(ring)
-        if ring.fd < 0 or not ring.clear or self.closed or self.count == _RINGS_KEPT:
+        if ring.broken or (ring.fd >= 0 and ring.room == 0):
+            ring.room = _SHARE
+            self.pause = _RING_PAUSE
+        if ring.fd < 0:
+            return
+        with nogil:
+            close_files(ring)
+        if ring.broken or not ring.clear or self.closed or self.count == _RINGS_KEPT:
             end_file_ring(ring)
         else:
             self.kept[self.count] = ring[0]
             self.count += 1
 
-    cdef void forget(self) noexcept:
+    def forget(self):
         """In a forked child: the rings are the parent's, and their memory is not here."""
-        cdef int index
-        if self.process == getpid():
-            return
-        for index in range(self.count):
-            au_close(self.kept[index].fd)
-        self.count = 0
-        self.process = getpid()
+        while self.count:
+            self.count -= 1
+            au_close(self.kept[self.count].fd)
 
     cpdef close(self):
         """What is in use ends when it is given back."""
-        self.forget()
         self.closed = True
         while self.count:
             self.count -= 1
@@ -4236,7 +4280,6 @@ def read_many(list paths not None, size_t limit, left, FileRings rings=None):
     directory.ring = &ring
     if rings is not None and count >= _RING_FILES:
         rings.take(&ring)
-        ring.room = _SHARE
     all.limit = limit
     try:
         if found == NULL:
@@ -4268,7 +4311,7 @@ def read_many(list paths not None, size_t limit, left, FileRings rings=None):
                     results.append(path_error(found[index].outcome, paths[index]))
             all.before += size
             all.limit -= size
-            all.used = 0
+            all.used = all.gaps = 0
             if cold:
                 break
         return results, odd, cold

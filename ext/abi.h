@@ -179,6 +179,7 @@ static_assert(offsetof(struct au_statx, stx_dio_mem_align) == 0x98, "statx.stx_d
 #define AU_OP_MKDIRAT 37   /* 5.15 */
 #define AU_OP_SYMLINKAT 38 /* 5.15 */
 #define AU_OP_LINKAT 39    /* 5.15 */
+#define AU_OP_FIXED_FD_INSTALL 54 /* 6.8 */
 #define AU_OP_FTRUNCATE 55 /* 6.9 */
 
 #define AU_FSYNC_DATASYNC (1U << 0)

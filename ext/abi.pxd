@@ -126,6 +126,7 @@ cdef extern from "abi.h" nogil:
     const uint8_t AU_OP_MKDIRAT
     const uint8_t AU_OP_SYMLINKAT
     const uint8_t AU_OP_LINKAT
+    const uint8_t AU_OP_FIXED_FD_INSTALL
     const uint8_t AU_OP_FTRUNCATE
     const uint32_t AU_FSYNC_DATASYNC
     const uint32_t AU_NOP_INJECT_RESULT

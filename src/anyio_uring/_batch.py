@@ -533,8 +533,7 @@ class _Files(Generic[P]):
                 await self._wait_for_room(number)
                 self._reading += 1
                 try:
-                    names = [name_of(path) for path in paths]
-                    read = partial(read_chunk, names, self._limit, self._runtime.file_rings)
+                    read = partial(read_chunk, [name_of(path) for path in paths], self._limit)
                     found: list[Any]
                     found, _, _ = await self._runtime.threads.call(read, None, _close_chunk)
                 except Exception as error:  # noqa: BLE001  # no thread, no memory: for the first

@@ -14,7 +14,7 @@ from ._pool import Pool, forget_pools
 from ._settings import Settings, workers_cap
 
 if TYPE_CHECKING:
-    from ._uring import Crew, Landing, Operation, Ring
+    from ._uring import Crew, FileRings, Landing, Operation, Ring
 
 
 # How long the end of a loop waits for operations that cannot be cancelled (a write to a slow
@@ -150,6 +150,14 @@ class Host:
         self.rings_made += 1
         _rings.add(ring)
         return ring
+
+    def new_file_rings(self) -> FileRings:
+        """For worker threads that read many files."""
+        from . import _uring
+
+        rings = _uring.FileRings()
+        _file_rings.add(rings)
+        return rings
 
     def _moved_to_another_thread(self, ring: Ring) -> None:
         """A loop that was stopped and runs in another thread now needs a ring of that thread.
@@ -406,6 +414,7 @@ def _no_landing() -> Landing | None:
 
 _rings: weakref.WeakSet[Ring] = weakref.WeakSet()
 _crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+_file_rings: weakref.WeakSet[FileRings] = weakref.WeakSet()
 
 
 def forget_parent() -> None:
@@ -417,3 +426,5 @@ def forget_parent() -> None:
     for crew in list(_crews):
         crew.forget()
     _crews.clear()
+    for rings in list(_file_rings):
+        rings.forget()

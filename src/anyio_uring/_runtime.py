@@ -104,7 +104,7 @@ class Runtime:
         self.ops = ops
         self.meter = meter
         self.closes = True
-        self.file_rings = _new_file_rings() if ops.name == "uring" else None
+        self.file_rings = host.new_file_rings() if ops.name == "uring" else None
         self.gate = Gate(host, meter, self._recruit)
         with _runtimes_lock:
             _runtimes.add(self)
@@ -297,12 +297,6 @@ def _new_meter(settings: Settings) -> Any:
     if settings.checkpoint_every is not None:
         meter.checkpoint_every(settings.checkpoint_every)
     return meter
-
-
-def _new_file_rings() -> Any:
-    from . import _uring
-
-    return _uring.FileRings()
 
 
 def _driver(host: Host, settings: Settings, obstacle: str | None) -> FileOps:

@@ -550,6 +550,7 @@ def stat_many(
 @final
 class FileRings:
     files: int
+    def forget(self) -> None: ...
     def close(self) -> None: ...
 
 def read_many(
