@@ -3935,7 +3935,9 @@ cdef void read_one(const char **paths, Py_ssize_t count, Directory *directory, C
 
 
 cdef void begin_file_ring(FileRing *ring) noexcept nogil:
-    """Make it; where that cannot be had, files are read without."""
+    """Make it; where that cannot be had, files are read without, and what there is of it ends when
+    it is given back.
+    """
     cdef au_params params
     cdef au_files_register slots
     cdef size_t room = ring.room
@@ -3952,8 +3954,6 @@ cdef void begin_file_ring(FileRing *ring) noexcept nogil:
     if (map_queues(ring.fd, &params, &ring.memory, &ring.q) == 0
             and au_register(ring.fd, AU_REGISTER_FILES2, &slots, sizeof(slots)) == 0):
         ring.room, ring.broken = room, False
-    else:
-        end_file_ring(ring)
 
 
 cdef void close_files(FileRing *ring) noexcept nogil:
