@@ -34,15 +34,14 @@ from abi cimport (
     AU_ENTER_GETEVENTS, AU_FEAT_EXT_ARG, AU_FEAT_NATIVE_WORKERS, AU_FEAT_NODROP, AU_FEAT_RSRC_TAGS,
     AU_FEAT_RW_CUR_POS, AU_FEAT_SINGLE_MMAP, AU_FEAT_SUBMIT_STABLE, AU_FSYNC_DATASYNC,
     AU_IOSQE_ASYNC, AU_IOSQE_FIXED_FILE, AU_OFF_CQ_RING, AU_OFF_SQES, AU_OFF_SQ_RING,
-    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FIXED_FD_INSTALL, AU_OP_FSYNC,
-    AU_OP_FTRUNCATE, AU_OP_LINKAT, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ,
-    AU_OP_RENAMEAT, AU_OP_STATX, AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE,
-    AU_REGISTER_EVENTFD, AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_FILES2,
-    AU_REGISTER_FILES_UPDATE, AU_REGISTER_PROBE, AU_REGISTER_SPARSE, AU_RESOLVE_CACHED,
-    AU_RESOLVE_NO_SYMLINKS, AU_RESOLVE_NO_XDEV, AU_RWF_NOWAIT, AU_SETUP_CLAMP,
-    AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE, AU_SETUP_DEFER_TASKRUN, AU_SETUP_NO_SQARRAY,
-    AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL, AU_SETUP_TASKRUN_FLAG, AU_SQ_CQ_OVERFLOW,
-    AU_SQ_TASKRUN, AU_STATX_BASIC_STATS, AU_STATX_DIOALIGN, AU_STATX_MNT_ID,
+    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_LINKAT,
+    AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_READ, AU_OP_RENAMEAT, AU_OP_STATX,
+    AU_OP_SUPPORTED, AU_OP_SYMLINKAT, AU_OP_UNLINKAT, AU_OP_WRITE, AU_REGISTER_EVENTFD,
+    AU_REGISTER_IOWQ_MAX_WORKERS, AU_REGISTER_FILES2, AU_REGISTER_FILES_UPDATE, AU_REGISTER_PROBE,
+    AU_REGISTER_SPARSE, AU_RESOLVE_CACHED, AU_RESOLVE_NO_SYMLINKS, AU_RESOLVE_NO_XDEV,
+    AU_RWF_NOWAIT, AU_SETUP_CLAMP, AU_SETUP_COOP_TASKRUN, AU_SETUP_CQSIZE, AU_SETUP_DEFER_TASKRUN,
+    AU_SETUP_NO_SQARRAY, AU_SETUP_SINGLE_ISSUER, AU_SETUP_SUBMIT_ALL, AU_SETUP_TASKRUN_FLAG,
+    AU_SQ_CQ_OVERFLOW, AU_SQ_TASKRUN, AU_STATX_BASIC_STATS, AU_STATX_DIOALIGN, AU_STATX_MNT_ID,
     AU_STATX_MNT_ID_UNIQUE, au_cqe, au_dirent, au_files_register, au_files_update,
     au_getevents_arg, au_open_how, au_params, au_probe, au_sqe, au_statx, au_statx_timestamp,
     au_timespec,
@@ -59,9 +58,9 @@ from ring cimport (
     cq_advance, cq_at, cq_ready, ring_queues, sq_next, sq_pending, sq_publish, sq_space,
 )
 from sqe cimport (
-    prep_cancel, prep_close, prep_fallocate, prep_fsync, prep_ftruncate, prep_mkdirat, prep_nop,
-    prep_openat, prep_openat2_slot, prep_read, prep_statx, prep_timeout, prep_two_paths,
-    prep_unlinkat, prep_write, prep_writev,
+    prep_cancel, prep_close, prep_fallocate, prep_fd_install, prep_fsync, prep_ftruncate,
+    prep_mkdirat, prep_nop, prep_openat, prep_openat2_slot, prep_read, prep_statx, prep_timeout,
+    prep_two_paths, prep_unlinkat, prep_write, prep_writev,
 )
 
 cdef extern from "Python.h":
@@ -4038,14 +4037,10 @@ cdef bint ends_there(long got, size_t room) noexcept nogil:
 
 cdef long special_of(FileRing *ring, int index) noexcept nogil:
     """A descriptor of what a slot has, if it is special; else -errno."""
-    cdef au_sqe *sqe
     cdef long fd = -EINVAL
     if ring.opened[index] or ring.got[index] != -EOPNOTSUPP or ring.broken or ring.fd < 0:
         return fd
-    sqe = sq_next(&ring.q)
-    sqe.opcode = AU_OP_FIXED_FD_INSTALL
-    sqe.flags = AU_IOSQE_FIXED_FILE
-    sqe.fd = index
+    prep_fd_install(sq_next(&ring.q), <uint32_t>index)
     ask_ring(ring, 1, &fd)
     if fd >= 0 and not is_special(<int>fd):
         au_close(<int>fd)
@@ -4089,7 +4084,7 @@ cdef Py_ssize_t read_by_ring(const char **paths, Py_ssize_t count, Directory *di
     cdef size_t start = all.used, room = ring.room
     cdef size_t fit = (min(all.size, all.limit + all.gaps) - start) // room
     cdef int index, asked = 0, most = <int>min(fit, <size_t>min(count, _RING_FILES))
-    cdef int wanted
+    cdef int last
     cdef bint most_read
     while asked < most:
         names[asked] = name_here(directory, paths[asked])
@@ -4103,8 +4098,8 @@ cdef Py_ssize_t read_by_ring(const char **paths, Py_ssize_t count, Directory *di
         if ring.room == 0:
             return 0
     ask_for_files(ring, directory, names, asked, all.memory + start)
-    wanted = last_refused(ring, asked)
-    most_read = judge_ring(ring, room, asked) or wanted >= 0
+    last = last_refused(ring, asked)
+    most_read = judge_ring(ring, room, asked) or last >= 0
     all.used = start + asked * room
     all.gaps += asked * room
     for index in range(asked):
@@ -4120,7 +4115,7 @@ cdef Py_ssize_t read_by_ring(const char **paths, Py_ssize_t count, Directory *di
                 one.special = True
                 continue
             read_one(paths + index, count - index, directory, all, one)
-            if one.full and index < wanted:
+            if one.full and index < last:
                 one.full, one.skipped = False, True
             if one.full:
                 return index + 1

@@ -7,10 +7,10 @@ own completion; the paths could go earlier (IORING_FEAT_SUBMIT_STABLE), but one 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from abi cimport (
-    AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_MKDIRAT,
-    AU_OP_NOP, AU_OP_OPENAT, AU_OP_OPENAT2, AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT,
-    AU_OP_TIMEOUT, AU_OP_UNLINKAT, AU_OP_WRITE, AU_OP_WRITEV, AU_NOP_INJECT_RESULT, au_open_how,
-    au_sqe, au_statx, au_timespec,
+    AU_IOSQE_FIXED_FILE, AU_OP_ASYNC_CANCEL, AU_OP_CLOSE, AU_OP_FALLOCATE, AU_OP_FIXED_FD_INSTALL,
+    AU_OP_FSYNC, AU_OP_FTRUNCATE, AU_OP_MKDIRAT, AU_OP_NOP, AU_OP_OPENAT, AU_OP_OPENAT2,
+    AU_OP_READ, AU_OP_STATX, AU_OP_SYMLINKAT, AU_OP_TIMEOUT, AU_OP_UNLINKAT, AU_OP_WRITE,
+    AU_OP_WRITEV, AU_NOP_INJECT_RESULT, au_open_how, au_sqe, au_statx, au_timespec,
 )
 
 
@@ -71,6 +71,13 @@ cdef inline void prep_openat2_slot(au_sqe *sqe, int dirfd, const char *path, au_
     sqe.len = sizeof(au_open_how)
     sqe.off = <uint64_t>how
     sqe.file_index = <int32_t>(slot + 1)
+
+
+cdef inline void prep_fd_install(au_sqe *sqe, uint32_t slot) noexcept nogil:
+    """A descriptor, with O_CLOEXEC, of what is in a slot of the registered files.  6.8."""
+    sqe.opcode = AU_OP_FIXED_FD_INSTALL
+    sqe.flags = AU_IOSQE_FIXED_FILE
+    sqe.fd = <int32_t>slot
 
 
 cdef inline void prep_close(au_sqe *sqe, int fd) noexcept nogil:
