@@ -3396,7 +3396,9 @@ cdef class Crew:
                 put_left(&self.crew, fds[index])
                 wakes = True
         if wakes:
+            lock_crew(&self.crew)           # (not between a helper's last look and its sleep)
             pthread_cond_signal(&self.crew.come)
+            unlock_crew(&self.crew)
 
     cdef void run_some(self) noexcept:
         """Those that have waited longest."""
