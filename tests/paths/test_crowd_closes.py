@@ -113,13 +113,17 @@ def helping(crew: Any) -> Iterator[None]:
 
 
 async def test_helpers_close(files: list[str]) -> None:
-    before = statistics().now_closed
-    crew = await read_all(files)
-    await until_closed(files)
-    # (and of these few may have been taken back)
-    assert crew.closed > len(files) // 4
+    before, times = statistics().now_closed, 0
+    with anyio.fail_after(60):
+        while True:
+            crew = await read_all(files)
+            await until_closed(files)
+            times += 1
+            # (on a busy machine the loop takes most of them back)
+            if crew.closed > LEFT_MAX:
+                break
     assert statistics().helped == crew.served - crew.own + crew.closed
-    assert statistics().now_closed - before == len(files)
+    assert statistics().now_closed - before == times * len(files)
 
 
 async def test_who_knows_the_descriptor_finds_it_closed(files: list[str]) -> None:
