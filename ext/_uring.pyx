@@ -792,13 +792,6 @@ cdef Py_ssize_t read_in_memory(int fd, int now, char *data, Py_ssize_t size, int
             return count
 
 
-cdef bint is_linked(int fd) noexcept nogil:
-    """Whether a file still has a name: otherwise its last descriptor's close deletes it."""
-    cdef au_statx facts
-    return au_statx_call(fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC, AU_STATX_BASIC_STATS,
-                         &facts) == 0 and facts.stx_nlink != 0
-
-
 cdef object shortened(PyObject *data, Py_ssize_t size):
     """Fresh bytes that nobody else has, cut off; their reference is used up."""
     _PyBytes_Resize(&data, size)
@@ -1078,8 +1071,12 @@ cdef class Handle:
         Opened read-only, still linked, on a local file system, or at once on another: no truncation
         to finish, no inode to delete.
         """
+        cdef au_statx facts
         if (not self.closes_now or self.inflight or self.meter is None
-                or not self.meter.enabled or not is_linked(self.fd)):
+                or not self.meter.enabled):
+            return _MISS
+        if au_statx_call(self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
+                         AU_STATX_BASIC_STATS, &facts) < 0 or facts.stx_nlink == 0:
             return _MISS
         self.closing = True
         au_close(self.fd)
@@ -1449,18 +1446,12 @@ def read_now(HandleOwner file, Py_ssize_t size):
 def close_quick(HandleOwner file):
     """Close a file that nobody uses, if that cannot sleep; False: go the long way."""
     cdef Handle handle = file._handle
-    cdef Crew crew
     if (handle.fd < 0 or handle.closing or handle.busy or not handle.closefd
             or not handle.closes_now or handle.inflight or handle.meter is None
             or handle.twin is not None
             or (file._text is not None and file._text.size)
             or not handle.meter.admit(0)):
         return False
-    crew = handle.meter.crew
-    # (a descriptor that the user knows has to be closed when this returns)
-    if (crew is not None and not handle.shared and handle.meter.enabled
-            and crew.takes_over(handle)):
-        return True
     if handle.close_now() == _MISS:
         handle.meter.refund(0)
         return False
@@ -2684,7 +2675,6 @@ cdef enum:
     _ENTITLED_NS = 10_000       # for whoever has waited: about an open file's read and close
     _PLACES = 16                # mounts that helpers know
     _LOOK_NS = 300_000          # how long a helper looks for the next errand before it sleeps
-    _LEFT_MAX = 16              # descriptors left to helpers, to be closed; a power of two
 
 
 cdef struct place_t:
@@ -2725,9 +2715,6 @@ cdef struct crew_t:
     int idle_seconds
     bint ended
     bint armed                  # the loop will sleep: signal what is done
-    uint32_t left_begin         # of `left`; with the mutex, too
-    uint32_t left_end           # (that only the loop moves, without it)
-    int left[_LEFT_MAX]         # descriptors to be closed, a ring
     int eventfd
     place_t places[_PLACES]     # what stands there is never changed
     uint32_t known              # how many there are
@@ -2832,39 +2819,6 @@ cdef errand_t *take_errand(errands_t *queue) noexcept nogil:
     return errand
 
 
-cdef bint is_any_left(crew_t *crew) noexcept nogil:
-    """Whether there is a descriptor to be closed.  Without the mutex a guess."""
-    return au_load_acquire(&crew.left_end) != au_load_acquire(&crew.left_begin)
-
-
-cdef int take_left(crew_t *crew, int *fds) noexcept nogil:
-    """With the mutex held: the descriptors to be closed, and how many; they are the caller's."""
-    cdef uint32_t begin = crew.left_begin, end = au_load_acquire(&crew.left_end)
-    cdef int count = 0
-    while begin != end:
-        fds[count] = crew.left[begin % _LEFT_MAX]
-        count += 1
-        begin += 1
-    au_store_release(&crew.left_begin, end)
-    return count
-
-
-cdef void close_each(int *fds, int count) noexcept nogil:
-    cdef int index
-    for index in range(count):
-        au_close(fds[index])
-
-
-cdef bint put_left(crew_t *crew, int fd) noexcept nogil:
-    """In the loop's thread: from now on a descriptor is the crew's; False: there is no room."""
-    cdef uint32_t end = crew.left_end
-    if end - au_load_acquire(&crew.left_begin) == _LEFT_MAX:
-        return False
-    crew.left[end % _LEFT_MAX] = fd
-    au_store_release(&crew.left_end, end + 1)
-    return True
-
-
 cdef bint has_work(crew_t *crew) noexcept nogil:
     """Without the mutex a guess."""
     return (au_load_acquire(&crew.asked.count) != 0
@@ -2878,44 +2832,39 @@ cdef bint is_worth_it(crew_t *crew) noexcept nogil:
 
 
 cdef void help_crew(crew_t *crew) noexcept nogil:
-    """Run errands, and close what is left, until the end, or there has been nothing for long."""
+    """Run errands until the end, or there have been none for long."""
     cdef errand_t *errand
-    cdef int fds[_LEFT_MAX]
     cdef int64_t end
     cdef timespec due
-    cdef int late, left, _count
+    cdef int late, _count
     lock_crew(crew)
     while not crew.ended:
         errand = take_errand(&crew.asked) if has_work(crew) else NULL
-        left = take_left(crew, fds)
-        if errand != NULL or left:
+        if errand != NULL:
             unlock_crew(crew)
-            close_each(fds, left)       # first: an errand may wait
-            if errand != NULL:
-                run_errand(crew, errand, True)
+            run_errand(crew, errand, True)
             lock_crew(crew)
-            if errand != NULL:
-                put_errand(&crew.done, errand)
-                if crew.armed:
-                    crew.armed = False
-                    au_eventfd_signal(crew.eventfd)
+            put_errand(&crew.done, errand)
+            if crew.armed:
+                crew.armed = False
+                au_eventfd_signal(crew.eventfd)
             continue
         # To be woken takes longer than most errands, and to wake it longer than the loop's part in
         # them.  So long, about, the loop takes for what is done when a helper stops.
         unlock_crew(crew)
         end = au_now() + _LOOK_NS
-        while not (is_worth_it(crew) or is_any_left(crew)) and au_now() < end:
+        while not is_worth_it(crew) and au_now() < end:
             for _count in range(_RELAX):
                 au_relax()
             sched_yield()           # to whoever has something to do
         lock_crew(crew)
-        if not (is_worth_it(crew) or is_any_left(crew) or crew.ended):
+        if not is_worth_it(crew) and not crew.ended:
             clock_gettime(CLOCK_REALTIME, &due)
             due.tv_sec += crew.idle_seconds
             crew.sleeping += 1
             late = pthread_cond_timedwait(&crew.come, &crew.mutex, &due)
             crew.sleeping -= 1
-            if late and crew.asked.first == NULL and not is_any_left(crew):
+            if late and crew.asked.first == NULL:
                 break
     crew.helpers -= 1
     unlock_crew(crew)
@@ -3145,8 +3094,6 @@ cdef class Crew:
     cdef readonly uint64_t served       # errands,
     cdef readonly uint64_t own          # of those, run by the loop,
     cdef readonly uint64_t missed       # and of no use
-    cdef readonly uint64_t closed       # descriptors that helpers have closed, or will
-    cdef uint32_t left_before           # what helpers were at in the last turn
     cdef int misses                     # the last ones,
     cdef int pause                      # and how often it is not to be asked
 
@@ -3289,9 +3236,6 @@ cdef class Crew:
         cdef bint hires
         if self.crew.ended:
             return False
-        if is_any_left(&self.crew) and self.crew.left_begin == self.left_before:
-            self.close_left()
-        self.left_before = self.crew.left_begin
         lock_crew(&self.crew)
         hires = self.crew.asked.count > self.own_most and self.crew.helpers < self.helpers_max
         if hires:
@@ -3359,46 +3303,7 @@ cdef class Crew:
         if self.crew.armed:
             self.signalled = True
         unlock_crew(&self.crew)
-        if result and is_any_left(&self.crew):
-            self.close_left()
         return result
-
-    cdef bint takes_over(self, Handle handle) noexcept:
-        """Have a file closed by a helper, who may wait, and has the processor that knows it.
-        False: not now.
-
-        Only while so many wait that a helper is at work; and `turn` will be called, which sees to
-        it that nothing is left for long.
-        """
-        if (not self.coming or self.meter.crowd < self.own_most or self.crew.helpers == 0
-                or not put_left(&self.crew, handle.fd)):
-            return False
-        handle.closing = True
-        handle.fd = -1
-        self.closed += 1
-        self.meter.closed += 1
-        return True
-
-    cdef void close_left(self) noexcept:
-        """What no helper has come to close, if that cannot sleep; else one is woken for it."""
-        cdef int fds[_LEFT_MAX]
-        cdef int index, left
-        cdef bint alone, wakes = False
-        lock_crew(&self.crew)
-        left = take_left(&self.crew, fds)
-        alone = self.crew.helpers == 0      # (the last one has just gone)
-        unlock_crew(&self.crew)
-        for index in range(left):
-            if alone or is_linked(fds[index]):
-                au_close(fds[index])
-                self.closed -= 1
-            else:
-                put_left(&self.crew, fds[index])
-                wakes = True
-        if wakes:
-            lock_crew(&self.crew)           # (not between a helper's last look and its sleep)
-            pthread_cond_signal(&self.crew.come)
-            unlock_crew(&self.crew)
 
     cdef void run_some(self) noexcept:
         """Those that have waited longest."""
@@ -3552,10 +3457,8 @@ cdef class Crew:
         """After fork, in the child: the helpers are the parent's, and one may have held the mutex.
         What has been asked is not answered.
         """
-        cdef int fds[_LEFT_MAX]
         pthread_mutex_init(&self.crew.mutex, NULL)
         pthread_cond_init(&self.crew.come, NULL)
-        close_each(fds, take_left(&self.crew, fds))
         self.crew.helpers = self.crew.sleeping = 0
         self.crew.armed = False
         self.crew.ended = True
@@ -3566,12 +3469,6 @@ cdef class Crew:
         """What no helper is at."""
         cdef errand_t *errand
         cdef Errand owner
-        cdef int fds[_LEFT_MAX]
-        cdef int left
-        lock_crew(&self.crew)
-        left = take_left(&self.crew, fds)
-        unlock_crew(&self.crew)
-        close_each(fds, left)
         while True:
             lock_crew(&self.crew)
             errand = take_errand(&self.crew.asked)

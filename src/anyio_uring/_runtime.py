@@ -46,8 +46,7 @@ class Statistics(NamedTuple):
     :ivar now_missed: attempts that would have had to wait, and went to the next tier
     :ivar now_opened: files opened without waiting
     :ivar now_closed: files closed without waiting
-    :ivar helped: questions about paths that helper threads have looked into, for a crowd of tasks,
-        and files that they have closed
+    :ivar helped: questions about paths that helper threads have looked into, for a crowd of tasks
     :ivar ring: operations started on the ring
     :ivar ring_refused: of those, handed on to a thread
     :ivar thread: jobs given to worker threads
@@ -170,7 +169,7 @@ class Runtime:
             )
         crew = self.host.crew
         if crew is not None:
-            counts.update(helped=crew.served - crew.own + crew.closed)
+            counts.update(helped=crew.served - crew.own)
         operations: dict[str, int] = {}
         ring = self.host.ring
         if ring is not None:
