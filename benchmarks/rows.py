@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -343,6 +344,7 @@ class Amounts:
     entries: int  # of the big directory
     seconds: float
     rounds: int
+    settled: float  # seconds from the making of the files to the first measurement
 
 
 FULL = Amounts(
@@ -352,9 +354,16 @@ FULL = Amounts(
     entries=100_000,
     seconds=0.1,
     rounds=5,
+    settled=2.5,
 )
 QUICK = Amounts(
-    large_bytes=2 * MIB, hot_bytes=MIB, small_files=64, entries=300, seconds=0.005, rounds=2
+    large_bytes=2 * MIB,
+    hot_bytes=MIB,
+    small_files=64,
+    entries=300,
+    seconds=0.005,
+    rounds=2,
+    settled=0,
 )
 # A file has no more names than this.
 LINKS_MAX = 50_000
@@ -377,7 +386,7 @@ class Material:
         self.small = [folder / "small" / f"{index:04}" for index in range(amounts.small_files)]
 
     def write(self) -> None:
-        """Make all files, and have them on the disk."""
+        """Make all files, and have them on the disk, and old enough for `walk` to read ahead."""
         with open(self.large, "xb", buffering=0) as file:
             for offset in range(0, self.amounts.large_bytes, MIB):
                 write_all(file.write, self.content.block(offset, MIB))
@@ -403,6 +412,7 @@ class Material:
             for index in range(1, FOLDER_FILES):
                 os.link(folder / "00", folder / f"{index:02}")
         os.sync()
+        time.sleep(self.amounts.settled)
 
     def write_small(self) -> None:
         self.small[0].parent.mkdir()
