@@ -1405,13 +1405,36 @@ cdef class HandleOwner:
         """The file goes, and nobody has closed it."""
 
 
-def buffered_file(kind, Handle handle not None, name, Py_ssize_t size):
-    """`kind(handle, name, "rb", None, Buffer(size, size))` in half the time."""
+cdef object RAW_FILE = None, BUFFERED_FILE = None, BUFFER_SIZE = None
+cdef uint32_t recent_blksize = 0
+cdef Py_ssize_t recent_size = 0
+
+
+def set_plain_files(raw, buffered, buffer_size):
+    """Set what `open_plain` opens.
+
+    :param raw: the class of files without a buffer,
+    :param buffered: and with one
+    :param buffer_size: st_blksize -> the size of the latter's, in bytes
+    """
+    global RAW_FILE, BUFFERED_FILE, BUFFER_SIZE, recent_blksize, recent_size
+    RAW_FILE, BUFFERED_FILE, BUFFER_SIZE = raw, buffered, buffer_size
+    recent_blksize, recent_size = 0, buffer_size(0)
+
+
+cdef HandleOwner plain_file(Handle handle, name, bint buffered):
+    """As their initialisers make it for mode "rb", in half the time."""
+    global recent_blksize, recent_size
+    kind = BUFFERED_FILE if buffered else RAW_FILE
     cdef HandleOwner file = (<PyTypeObject *>kind).tp_new(kind, (), NULL)
     file._handle = handle
     file._name = name
     file._mode = "rb"
-    file._buffer = Buffer.__new__(Buffer, size, size)    # (nothing will be written)
+    if buffered:
+        if handle.blksize != recent_blksize:
+            recent_size = BUFFER_SIZE(handle.blksize)
+            recent_blksize = handle.blksize
+        file._buffer = Buffer.__new__(Buffer, recent_size, recent_size)  # (nothing to be written)
     return file
 
 
@@ -2905,6 +2928,8 @@ cdef class Errand:
     cdef object task_reference, task_state      # and what the meter has seen of it
     cdef object given           # the answer
     cdef object cancel_message  # of asyncio's, as a tuple; None: not cancelled
+    cdef object name            # of the file that is to be made of the answer, or None
+    cdef bint buffered          # and which kind
     cdef public bint _asyncio_future_blocking   # (its tasks look for this)
     cdef bint begun             # it is waited for
     cdef Crew crew
@@ -2923,6 +2948,9 @@ cdef class Errand:
                 if outcome != <PyObject *>WOKEN:
                     (<object>outcome).unwrap()      # raises what has cancelled it
             answer, self.given = self.given, None
+            if self.name is not None and type(answer) is Handle:
+                # (not before: a file that nobody gets would warn that it was not closed)
+                answer = plain_file(<Handle>answer, self.name, self.buffered)
             Py_INCREF(answer)
             result[0] = <PyObject *>answer
             return 0
@@ -3511,30 +3539,36 @@ def ask_open(path, int flags):
     return None if encoded is None else crew.push(encoded, _ERRAND_OPEN, True, flags)
 
 
-def open_plain(path, mode, buffering, encoding, errors, newline, closefd, opener, limiter,
+def open_plain(file, mode, buffering, encoding, errors, newline, closefd, opener, limiter,
                Py_ssize_t cost):
-    """The commonest call of `open`, a str and "rb": a file opened without sleeping.
+    """The commonest call of `open`, a path and "rb": a file opened without sleeping.
 
-    :returns: a `Handle`; what is to be awaited, as `Crew.open`; MISS: it has been audited, and
-        cannot be opened so; None: another call, or not the time for it, and nothing has happened
+    :param file: a str, or a `pathlib.Path`
+    :returns: a file (`set_plain_files`); an `Errand`, which gives one, or what `Crew.open` gives
+        where there is none; MISS: it has been audited, and cannot be opened so; None: another call,
+        or not the time for it, and nothing has happened
     :raises OSError: an error of the path walk
     """
     cdef Crew crew
     cdef Meter meter
+    cdef Errand errand
     cdef bytes encoded
     cdef int flags = O_RDONLY | O_CLOEXEC
     if (type(mode) is not unicode or PyUnicode_CompareWithASCIIString(mode, b"rb")
-            or type(buffering) is not int or buffering != -1 or closefd is not True
-            or encoding is not None or errors is not None or newline is not None
-            or opener is not None or limiter is not None):
+            or type(buffering) is not int or not (buffering == -1 or buffering == 0)
+            or closefd is not True or encoding is not None or errors is not None
+            or newline is not None or opener is not None or limiter is not None):
         return None
+    path = path_text(file) if type(file) is PLAIN_PATH else file
     encoded = path_bytes(path)
     if encoded is None:
         return None
     crew = crew_of_crowd()
     if crew is not None:
         PySys_Audit(b"open", b"Osi", <PyObject *>path, b"r", flags)
-        return crew.push(encoded, _ERRAND_OPEN, True, flags)
+        errand = crew.push(encoded, _ERRAND_OPEN, True, flags)
+        errand.name, errand.buffered = path, buffering != 0
+        return errand
     meter = admitted(cost)
     if meter is None:
         return None
@@ -3544,7 +3578,7 @@ def open_plain(path, mode, buffering, encoding, errors, newline, closefd, opener
         meter.refund(cost)
         raise
     handle = open_encoded(encoded, path, flags, cost, meter)
-    return _MISS if handle is None else handle
+    return _MISS if handle is None else plain_file(<Handle>handle, path, buffering != 0)
 
 
 # ---------------------------------------------------------------------------------------------

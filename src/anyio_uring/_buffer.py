@@ -18,7 +18,6 @@ __all__ = [
     "LineIterator",
     "Lines",
     "Text",
-    "buffered_file",
     "buffered_read_now",
     "buffered_readline_now",
     "buffered_seek_now",
@@ -218,10 +217,6 @@ class PortableLineIterator:
         return self._slow()
 
 
-def _file_portably(kind: Any, handle: Any, name: str, size: int) -> Any:
-    return kind(handle, name, "rb", None, Buffer(size, size))
-
-
 def _read_portably(file: HandleOwner, size: Any) -> bytes | None:
     return None
 
@@ -255,7 +250,6 @@ if TYPE_CHECKING or COMPILED:
         Buffer,
         LineIterator,
         Text,
-        buffered_file,
         buffered_read_now,
         buffered_readline_now,
         buffered_seek_now,
@@ -267,7 +261,6 @@ if TYPE_CHECKING or COMPILED:
     )
 else:
     Buffer = PortableBuffer
-    buffered_file = _file_portably
     buffered_read_now = _read_portably
     buffered_readline_now = _readline_portably
     buffered_seek_now = _seek_portably

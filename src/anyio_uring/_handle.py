@@ -19,6 +19,7 @@ __all__ = [
     "COMPILED",
     "CROWD",
     "MISS",
+    "Errand",
     "Handle",
     "HandleOwner",
     "admitted",
@@ -39,6 +40,7 @@ __all__ = [
     "read_quick",
     "remember",
     "seen_quick",
+    "set_plain_files",
     "stat_now",
     "stat_quick",
 ]
@@ -274,6 +276,10 @@ def _open_plain_portably(file: object, *_: object) -> Any:
     return None
 
 
+def _set_plain_files_portably(raw: Any, buffered: Any, buffer_size: Any) -> None:
+    pass
+
+
 def _close_quick_portably(file: PortableHandleOwner) -> bool:
     return False
 
@@ -294,6 +300,7 @@ if TYPE_CHECKING or COMPILED:
     from . import _uring
     from ._uring import (
         CROWD,
+        Errand,
         Handle,
         HandleOwner,
         admitted,
@@ -313,6 +320,7 @@ if TYPE_CHECKING or COMPILED:
         read_quick,
         remember,
         seen_quick,
+        set_plain_files,
         stat_now,
         stat_quick,
     )
@@ -322,6 +330,7 @@ else:
     CROWD = 0
     ask_open = ask_read = ask_stat = _ask_portably
     Handle = PortableHandle
+    Errand = PortableHandle  # (nothing that is awaited)
     HandleOwner = PortableHandleOwner
     plain_attributes = _leave_attributes
     pread_now = _pread_portably
@@ -335,6 +344,7 @@ else:
     admitted = _admit_portably
     open_quick = _open_quick_portably
     open_plain = _open_plain_portably
+    set_plain_files = _set_plain_files_portably
     close_quick = _close_quick_portably
     closes_quickly = _as_it_is
     path_text = str

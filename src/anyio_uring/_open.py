@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import stat
 import sys
 import warnings
@@ -17,13 +16,14 @@ import anyio
 from anyio import CapacityLimiter
 
 from ._arguments import text_encoding
-from ._buffer import buffered_file, new_buffer
+from ._buffer import new_buffer
 from ._buffered import BufferedFile
 from ._direct import O_DIRECT, BlockGuard, alignment, check_system, switch_to_direct
 from ._errors import os_error, unsupported
 from ._file import AsyncFile
 from ._handle import (
     COMPILED,
+    Errand,
     Handle,
     admitted,
     ask_open,
@@ -31,8 +31,8 @@ from ._handle import (
     open_now,
     open_plain,
     open_quick,
-    path_text,
     remember,
+    set_plain_files,
 )
 from ._modes import Mode, parse_mode
 from ._mounts import MADE_UP
@@ -55,7 +55,6 @@ DIRECT_BUFFER_BYTES = 64 << 10
 # As `open_now` reports an error of the path walk
 WALK_ERROR_BASE = -4096
 READING = parse_mode("rb")
-PATH = type(pathlib.Path())
 
 
 @overload
@@ -153,9 +152,8 @@ async def open_file(
     b'root'
     """
     if not (direct or write_behind):
-        path: Any = path_text(file) if type(file) is PATH else file
         found: Any = open_plain(
-            path,
+            file,
             mode,
             buffering,
             encoding,
@@ -167,11 +165,11 @@ async def open_file(
             OPEN_COST_BYTES,
         )
         if found is not None:
-            if type(found) is not Handle and type(found) is not int:
+            if type(found) is Errand:
                 found = await found  # (here, in a crowd, one coroutine less)
-            if type(found) is Handle:  # (as `plain_file`: to call it takes as long as its work)
-                return buffered_file(BufferedFile, found, path, default_buffer_size(found.blksize))
-            return await _plainly(found, path)
+            if type(found) is not int:
+                return found  # type: ignore[no-any-return]
+            return await _plainly(found, file, buffering)
     buffering = index(buffering)
     parsed = check_arguments(file, mode, buffering, encoding, errors, newline, closefd, limiter)
     if direct:
@@ -214,27 +212,21 @@ def open_quickly(
     """The commonest call: a file that can be opened at once, or what opens it; None for another
     call, and nothing has happened.  A busy server is spared the way through all the checks.
     """
-    path: Any = path_text(file) if type(file) is PATH else file
     found = open_plain(
-        path, mode, buffering, encoding, errors, newline, closefd, opener, limiter, OPEN_COST_BYTES
+        file, mode, buffering, encoding, errors, newline, closefd, opener, limiter, OPEN_COST_BYTES
     )
-    if found is None:
-        return None
-    return plain_file(found, path) if type(found) is Handle else _plainly(found, path)
+    if type(found) is Errand or type(found) is int:
+        return _plainly(found, file, buffering)
+    return found  # type: ignore[no-any-return]
 
 
-async def _plainly(found: Any, path: str) -> AsyncFile[bytes]:
+async def _plainly(found: Any, file: Any, buffering: int) -> AsyncFile[bytes]:
     """What `open_plain` has not found at once."""
-    if type(found) is not int:
+    if type(found) is Errand:
         found = await found
-        if type(found) is Handle:
-            return plain_file(found, path)
-    return await _from_path(path, READING, None, -1, BufferedFile, found)
-
-
-def plain_file(handle: Handle, path: str) -> BufferedFile:
-    """A file that has been opened for reading and nothing else."""
-    return buffered_file(BufferedFile, handle, path, default_buffer_size(handle.blksize))
+    if type(found) is not int:
+        return found  # type: ignore[no-any-return]
+    return await _from_path(os.fspath(file), READING, None, buffering, BufferedFile, found)
 
 
 def _direct_mode(mode: Mode) -> Mode:
@@ -574,6 +566,9 @@ else:
     def default_buffer_size(blksize: int) -> int:
         """The buffer's size in bytes where none is asked for, as ``builtins.open`` chooses it."""
         return blksize if blksize > 1 else DEFAULT_BUFFER_SIZE
+
+
+set_plain_files(RawFile, BufferedFile, default_buffer_size)
 
 
 def wrap_file(
