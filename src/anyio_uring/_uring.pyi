@@ -90,6 +90,7 @@ class Handle:
     align: int
     guard: Any
     twin: io.FileIO | None
+    linked_at: int
     meter: Meter | None
     when_idle: Callable[[], object] | None
     def __new__(

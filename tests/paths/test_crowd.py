@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -33,8 +34,10 @@ from anyio_uring import (
     open_file,
     statistics,
 )
+from anyio_uring._buffered import BufferedFile
 from anyio_uring._handle import COMPILED, CROWD, MISS
 from anyio_uring._host import Host
+from anyio_uring._raw import RawFile
 from anyio_uring._runtime import current_runtime
 
 if COMPILED:
@@ -161,21 +164,25 @@ async def test_contents_are_those_of_pathlib(always: None, tree: pathlib.Path, n
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("mode", ["rb", "r+b", "r"])
+@pytest.mark.parametrize(
+    ("kind", "mode", "buffering"),
+    [(str, "rb", -1), (pathlib.Path, "rb", 0), (str, "rb", 1000), (str, "r+b", 0), (str, "r", -1)],
+)
 async def test_files_are_those_of_open(
-    always: None, tree: pathlib.Path, name: str, mode: str
+    always: None, tree: pathlib.Path, name: str, kind: type, mode: str, buffering: int
 ) -> None:
-    path = str(tree / name)
+    path = kind(tree / name)
 
     def theirs() -> Any:
-        with open(path, mode, errors=errors) as file:
-            return file.name, file.mode, file.read(), file.tell()
+        with open(path, mode, buffering, errors=errors) as file:
+            return file.name, file.mode, file.read(), file.tell(), hasattr(file, "peek")
 
     async def ours() -> Any:
-        async with await open_file(path, mode, errors=errors) as file:
+        async with await open_file(path, mode, buffering, errors=errors) as file:
             assert os.get_blocking(file.fileno())
             assert not os.get_inheritable(file.fileno())
-            return file.name, file.mode, await file.read(), await file.tell()
+            content, buffered = await file.read(), hasattr(file, "peek")
+            return file.name, file.mode, content, await file.tell(), buffered
 
     errors = None if "b" in mode else "replace"
     for _ in range(2):
@@ -275,8 +282,11 @@ async def test_everybody_gets_his_answer(always: None, tree: pathlib.Path) -> No
             assert await path.read_bytes() == contents[name]
             assert (await path.stat()).st_size == SIZES[name]
             assert await (tree_of(path) / "link").is_symlink()
-            async with await open_file(path, "rb") as file:
-                assert await file.read() == contents[name]
+            for buffering in -1, 0:
+                async with await open_file(str(path), "rb", buffering) as file:
+                    assert type(file) is (BufferedFile if buffering else RawFile)
+                    assert (file.name, file.mode) == (str(path), "rb")
+                    assert await file.read() == contents[name]
             with pytest.raises(FileNotFoundError) as caught:
                 await Path(tree / f"no-{number}-{turn}").read_bytes()
             assert caught.value.filename == str(tree / f"no-{number}-{turn}")
@@ -372,6 +382,15 @@ async def test_cancelled_opens_leave_nothing_open(always: None, tree: pathlib.Pa
         await anyio.lowlevel.checkpoint()
     # (the crew's own eventfd, and the ring with its own)
     assert len(os.listdir("/proc/self/fd")) <= before + 3
+
+
+async def test_when_a_small_file_had_a_name_is_known(always: None, tree: pathlib.Path) -> None:
+    """So its close need not ask."""
+    for last in False, True:  # the first tells what the mount is
+        before = time.monotonic_ns()
+        async with await open_file(tree / "small", "rb") as file:
+            assert not last or before < file._handle.linked_at <= time.monotonic_ns()
+    assert current_runtime().host.crew.served >= 2  # type: ignore[union-attr]
 
 
 async def test_few_files_are_open_ahead(always: None, tree: pathlib.Path) -> None:
