@@ -93,8 +93,8 @@ class Handle:
     linked_at: int
     meter: Meter | None
     when_idle: Callable[[], object] | None
-    def __new__(
-        cls,
+    def __init__(
+        self,
         fd: int,
         open_flags: int,
         *,
@@ -103,7 +103,7 @@ class Handle:
         blksize: int = 0,
         now: int = ...,
         local: bool = False,
-    ) -> Handle: ...
+    ) -> None: ...
     @property
     def fd(self) -> int: ...
     @property
@@ -151,7 +151,7 @@ class Handle:
 
 @final
 class Buffer:
-    def __new__(cls, size: int, past: int) -> Buffer: ...
+    def __init__(self, size: int, past: int) -> None: ...
     @property
     def size(self) -> int: ...
     @property
