@@ -2715,7 +2715,7 @@ cdef enum:
     _IDLE_SECONDS = 2           # (as `Crew.idle_seconds`)
     _PATIENCE_NS = 5_000_000    # for a helper, where there is no time to sleep
     _READ_MAX = 64 << 10        # (as `errand_t.limit`)
-    _IN_A_TURN = 16             # answers handed out in one turn of Trio's,
+    _IN_A_TURN = 32             # answers handed out in one turn of Trio's,
     _TURN_NS = 250_000          # and how long, about, asyncio's tasks go on with theirs
     _OWN = 8                    # (as `Crew.own_most`)
     _ENTITLED_NS = 10_000       # for whoever has waited: about an open file's read and close
