@@ -222,8 +222,7 @@ cdef enum:
     _ENTER_KEEP_GIL_MAX = 4
     # From here on a copy is timed: what it costs depends on the memory, by a factor of three.
     _MEASURED_MIN = 16 << 10
-    # So long an open file that had a name is taken to have one still, if it is that small: at worst
-    # the loop deletes it, see `close_now`
+    # So long a small file that had a name is taken to have one still, see `close_now`
     _LINKED_NS = 1_000_000
     _LINKED_BYTES = 64 << 10
     # The smallest page of memory there is
@@ -370,6 +369,7 @@ cdef class Meter:
     cdef readonly uint64_t opened
     cdef readonly uint64_t closed
     cdef readonly Py_ssize_t crowd      # questions of tasks that the crew has not answered yet
+    cdef object fresh           # what the crew has given a task that has not waited since
     cdef Crew crew
 
     def __cinit__(self):
@@ -838,7 +838,7 @@ cdef class Handle:
     cdef public uint32_t align          # direct I/O in blocks of this size is our affair; 0: not
     cdef public object guard            # the `BlockGuard` of such a file
     cdef public object twin             # the synchronous file on the descriptor, once asked for
-    cdef public int64_t linked_at       # when a small file had a name, by `au_now`; 0: look
+    cdef public int64_t linked_at       # when a helper saw that a small file has a name; 0: look
     cdef readonly bint tried            # the last attempt of the hot path was made, and missed
     cdef int64_t expected               # where it ended when last seen, a guess; -1: unknown
     cdef int misses, skip
@@ -1078,15 +1078,15 @@ cdef class Handle:
         """Close at once if that cannot sleep: 0 (closed) or MISS.
 
         Opened read-only, still linked, on a local file system, or at once on another: no truncation
-        to finish, no inode to delete.  A small file that had a name a moment ago is not looked at
-        again, which takes as long as its close: to delete it would take 2 to 8 us, 120 at worst of
-        a hundred times (ext4, xfs, btrfs; beside a program that calls fsync, too).
+        to finish, no inode to delete.  Of a small file that a helper has opened a moment ago, for a
+        task that has not waited for anything since, a name is taken for granted: to look takes as
+        long as to close.  Only somebody else can have deleted it in that time.
         """
         cdef au_statx facts
         if (not self.closes_now or self.inflight or self.meter is None
                 or not self.meter.enabled):
             return _MISS
-        if au_now() - self.linked_at > _LINKED_NS and (
+        if (self.meter.fresh is not self or au_now() - self.linked_at > _LINKED_NS) and (
                 au_statx_call(self.fd, b"", AU_AT_EMPTY_PATH | AU_AT_STATX_DONT_SYNC,
                               AU_STATX_BASIC_STATS, &facts) < 0 or facts.stx_nlink == 0):
             return _MISS
@@ -1441,7 +1441,6 @@ cdef HandleOwner plain_file(Handle handle, name, bint buffered):
     global recent_blksize, recent_size
     kind = BUFFERED_FILE if buffered else RAW_FILE
     cdef HandleOwner file = (<PyTypeObject *>kind).tp_new(kind, (), NULL)
-    file._handle = handle
     file._name = name
     file._mode = "rb"
     if buffered:
@@ -1449,7 +1448,8 @@ cdef HandleOwner plain_file(Handle handle, name, bint buffered):
             recent_size = BUFFER_SIZE(handle.blksize)
             recent_blksize = handle.blksize
         file._buffer = Buffer.__new__(Buffer)
-        file._buffer.size = file._buffer.past = recent_size
+        file._buffer.size = file._buffer.past = recent_size     # (nothing will be written)
+    file._handle = handle           # the last: what fails before leaves no file to be closed
     return file
 
 
@@ -2534,19 +2534,19 @@ cdef object open_encoded(bytes encoded, path, int flags, Py_ssize_t cost, Meter 
     if fd < 0:
         return path_outcome(fd, path, cost, meter)
     try:
-        return new_handle(<int>fd, flags, &facts, now, local, meter, au_now())
+        return new_handle(<int>fd, flags, &facts, now, local, meter)
     except BaseException:
         au_close(<int>fd)
         raise
 
 
 cdef Handle new_handle(int fd, int flags, au_statx *facts, int now, bint local, Meter meter,
-                       int64_t seen_at):
+                       int64_t seen_at=0):
     """The handle of a regular file that has been opened without sleeping.
 
-    :param seen_at: when the facts were found
+    :param seen_at: before the facts were found
     """
-    cdef Handle handle = Handle.__new__(Handle)     # (with arguments it takes twice as long)
+    cdef Handle handle = Handle.__new__(Handle)     # (arguments would go through a tuple)
     handle.begin(fd, flags, True)
     handle.learn(facts.stx_mode, facts.stx_blksize, now, local)
     handle.meter = meter
@@ -2739,7 +2739,7 @@ cdef struct errand_t:
     Py_ssize_t limit            # a file that is not smaller goes another way
     long result                 # 0, a count, or a descriptor; MISS; or an error as of `walk_error`
     au_statx facts
-    int64_t seen_at             # when an open file's were found
+    int64_t seen_at             # before an open file's were found
     place_t place               # where it is, as far as that is known
     bint strange                # on a mount that helpers do not know
     char *room                  # of _ROOM bytes, or NULL
@@ -2826,8 +2826,8 @@ cdef void run_errand(crew_t *crew, errand_t *errand, bint may_wait) noexcept nog
         errand.result = run_read(errand)
     elif may_open(errand.flags, errand.place.now, errand.place.local):
         probe = errand.facts
-        errand.result = open_known(errand.path, errand.flags, &probe, &errand.facts)
         errand.seen_at = au_now()
+        errand.result = open_known(errand.path, errand.flags, &probe, &errand.facts)
 
 
 cdef long run_read(errand_t *errand) noexcept nogil:
@@ -2972,6 +2972,7 @@ cdef class Errand:
             if self.crew.is_trio:
                 if outcome != <PyObject *>WOKEN:
                     (<object>outcome).unwrap()      # raises what has cancelled it
+                self.crew.meter.fresh = self.given
             answer, self.given = self.given, None
             if self.name is not None and type(answer) is Handle:
                 # (not before: a file that nobody gets would warn that it was not closed)
@@ -3332,6 +3333,7 @@ cdef class Crew:
         this for the time to set an autojump clock forward, at once.
         """
         cdef int64_t end
+        self.meter.fresh = None     # (by now all that are ready have run)
         if not self.meter.crowd or self.crew.ended:
             return
         if not sleeps and self.meter.trio_locals["runner"].runq:
@@ -3446,10 +3448,10 @@ cdef class Crew:
         if self.is_trio:
             self.wake(waiter, WOKEN)
         else:
-            self.go_on(waiter, context)
+            self.go_on(waiter, context, answer)
         return 0
 
-    cdef int go_on(self, callback, context) except -1:
+    cdef int go_on(self, callback, context, answer) except -1:
         """Run asyncio's task until it waits for something else.
 
         It is called back with a future that is over, of asyncio's own class, which it looks into at
@@ -3460,9 +3462,11 @@ cdef class Crew:
         except RuntimeError:        # this very task's is entered, further up the stack
             self.loop.call_soon(callback, self.over, context=context)
             return 0
+        self.meter.fresh = answer
         try:
             callback(self.over)
         finally:
+            self.meter.fresh = None
             PyContext_Exit(context)
         return 0
 

@@ -7,7 +7,6 @@ with swap) is not; and what is served at once is right.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +26,6 @@ pytestmark = [
 
 CONTENT = bytes(range(256)) * 40
 LOCAL = ["ext4", "xfs", "btrfs", "tmpfs"]
-LONG_NS = 10**10
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "fuse"])
@@ -177,42 +175,12 @@ async def test_directory_is_refused(somewhere: tuple[str, Path]) -> None:
             await open_file(somewhere[1], mode, 0)
 
 
-async def closed_now(path: Path, age: int) -> int:
-    """How many of one file are closed at once, if its name goes `age` after the open."""
+async def test_unlinked_file_is_closed_by_a_worker(kind: str, path: Path) -> None:
     file = await open_file(path, "rb", 0)
-    handle = file._handle
     path.unlink()
     assert await file.read(10) == CONTENT[:10]
-    if handle.linked_at:
-        handle.linked_at = time.monotonic_ns() - age
     await file.aclose()
-    assert handle.fd == -1
-    return statistics().now_closed
-
-
-async def test_unlinked_file_is_closed_by_a_worker(path: Path) -> None:
-    """To close the last that holds it deletes it."""
-    assert await closed_now(path, LONG_NS) == 0
-
-
-async def test_small_file_is_not_looked_at_again_a_moment_later(kind: str, path: Path) -> None:
-    assert await closed_now(path, -LONG_NS) == (kind in LOCAL)
-
-
-@pytest.mark.parametrize("big", ["content", "hole", "room"])
-async def test_file_that_is_not_small_is_looked_at_again(path: Path, big: str) -> None:
-    """To delete it takes longer, the more is in memory or allocated."""
-    if big == "content":
-        path.write_bytes(CONTENT * 10)
-    elif big == "hole":
-        os.truncate(path, 1 << 20)
-    else:
-        async with await open_file(path, "r+b", 0) as file:
-            try:
-                await file.allocate(len(CONTENT), 1 << 20, keep_size=True)
-            except OSError as error:
-                pytest.skip(f"cannot have room behind its end: {error}")
-    assert await closed_now(path, -LONG_NS) == 0
+    assert statistics().now_closed == 0
 
 
 # -- tmpfs and swap ----------------------------------------------------------------------------

@@ -57,6 +57,7 @@ pytestmark = [
 
 SIZES = {"empty": 0, "small": 1000, "block-1": 4095, "block": 4096, "block+1": 4097}
 SIZES |= {"most": (64 << 10) - 1, "more": 64 << 10, "big": 3 << 20}
+LONG_NS = 10**10
 
 
 @pytest.fixture
@@ -282,8 +283,8 @@ async def test_everybody_gets_his_answer(always: None, tree: pathlib.Path) -> No
             assert await path.read_bytes() == contents[name]
             assert (await path.stat()).st_size == SIZES[name]
             assert await (tree_of(path) / "link").is_symlink()
-            for buffering in -1, 0:
-                async with await open_file(str(path), "rb", buffering) as file:
+            for name_of, buffering in (str, -1), (str, 0), (pathlib.Path, -1):
+                async with await open_file(name_of(path), "rb", buffering) as file:
                     assert type(file) is (BufferedFile if buffering else RawFile)
                     assert (file.name, file.mode) == (str(path), "rb")
                     assert await file.read() == contents[name]
@@ -293,7 +294,7 @@ async def test_everybody_gets_his_answer(always: None, tree: pathlib.Path) -> No
             with pytest.raises(IsADirectoryError):
                 await Path(tree / "directory").read_bytes()
             with pytest.raises(FileNotFoundError):
-                await open_file(tree / "nothing", "rb")
+                await open_file(str(tree / "nothing"), "rb")
         done.append(number)
 
     await crowd(work)
@@ -384,13 +385,58 @@ async def test_cancelled_opens_leave_nothing_open(always: None, tree: pathlib.Pa
     assert len(os.listdir("/proc/self/fd")) <= before + 3
 
 
-async def test_when_a_small_file_had_a_name_is_known(always: None, tree: pathlib.Path) -> None:
-    """So its close need not ask."""
+async def closed_at_once(path: pathlib.Path, *, wait: bool = False, age: int = 0) -> bool:
+    """Whether a file is, the name of which goes while it is open."""
     for last in False, True:  # the first tells what the mount is
         before = time.monotonic_ns()
-        async with await open_file(tree / "small", "rb") as file:
-            assert not last or before < file._handle.linked_at <= time.monotonic_ns()
+        file = await open_file(path, "rb", 0)
+        counts, handle = statistics(), file._handle
+        if last:
+            assert handle.linked_at == 0 or before < handle.linked_at <= time.monotonic_ns()
+            os.unlink(path)
+            await file.pread(10, 0)
+            if wait:
+                await anyio.lowlevel.checkpoint()
+            if handle.linked_at:
+                handle.linked_at = time.monotonic_ns() + LONG_NS - age
+        await file.aclose()
+    assert handle.fd == -1
     assert current_runtime().host.crew.served >= 2  # type: ignore[union-attr]
+    return statistics().now_closed > counts.now_closed
+
+
+async def test_small_file_just_opened_is_not_looked_at_again(
+    always: None, tree: pathlib.Path
+) -> None:
+    """Another that has no name is deleted by its close, which the loop leaves to others."""
+    assert await closed_at_once(tree / "small")
+
+
+async def test_file_is_looked_at_again_if_the_task_has_waited(
+    always: None, tree: pathlib.Path
+) -> None:
+    assert not await closed_at_once(tree / "small", wait=True)
+
+
+async def test_file_is_looked_at_again_a_moment_later(always: None, tree: pathlib.Path) -> None:
+    assert not await closed_at_once(tree / "small", age=LONG_NS + 2_000_000)
+
+
+@pytest.mark.parametrize("big", ["content", "hole", "room"])
+async def test_file_that_is_not_small_is_looked_at_again(
+    always: None, tree: pathlib.Path, big: str
+) -> None:
+    """To delete it takes longer, the more is in memory or allocated."""
+    path = tree / ("big" if big == "content" else "small")
+    if big == "hole":
+        os.truncate(path, 1 << 20)
+    elif big == "room":
+        async with await open_file(path, "r+b", 0) as file:
+            try:
+                await file.allocate(SIZES["small"], 1 << 20, keep_size=True)
+            except OSError as error:
+                pytest.skip(f"cannot have room behind its end: {error}")
+    assert not await closed_at_once(path)
 
 
 async def test_few_files_are_open_ahead(always: None, tree: pathlib.Path) -> None:
