@@ -3506,7 +3506,7 @@ cdef class Crew:
         pthread_cond_broadcast(&self.crew.come)
         unlock_crew(&self.crew)
         self.drop_all()
-        self.meter.crew = None
+        self.meter.crew = self.meter.fresh = None
         self.meter.crowd = 0
         self.park = self.come = self.hire = self.loop = self.wake = self.left = self.over = None
 
@@ -3519,7 +3519,7 @@ cdef class Crew:
         self.crew.helpers = self.crew.sleeping = 0
         self.crew.armed = False
         self.crew.ended = True
-        self.meter.crew = None
+        self.meter.crew = self.meter.fresh = None
         self.meter.crowd = 0
 
     cdef void drop_all(self) noexcept:
